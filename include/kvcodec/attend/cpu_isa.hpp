@@ -1,0 +1,25 @@
+// Which instruction set the CPU kernels use, and how a test or a user forces one.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace kvcodec {
+
+/// Name of the instruction set in use: "scalar", "avx2", "avx512" on x86; the SIMD target's name
+/// elsewhere. Chosen at the first call: the best the machine has, or what the environment variable
+/// KVCODEC_FORCE_ISA names. An unknown or missing instruction set there leaves "scalar" in use and
+/// cpu_isa_problem() says why.
+const char* cpu_isa() noexcept;
+
+/// Every name that force_cpu_isa accepts on this machine, slowest first.
+std::vector<std::string> available_cpu_isas();
+
+/// Uses `name` from now on. Throws invalid_argument that lists the available names.
+/// Not to be called while another thread attends.
+void force_cpu_isa(const std::string& name);
+
+/// Empty, or a sentence about KVCODEC_FORCE_ISA that could not be honoured.
+std::string cpu_isa_problem();
+
+}  // namespace kvcodec

@@ -1,0 +1,98 @@
+// The container: sequences of K and V rows over all layers, kept compressed in pages.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kvcodec/cache/cache_config.hpp"
+#include "kvcodec/core/error.hpp"
+#include "kvcodec/core/rows.hpp"
+#include "kvcodec/page/kv_view.hpp"
+
+namespace kvcodec {
+
+/// Names an open sequence of a cache.
+using SeqId = std::int32_t;
+
+/// The arrays behind a view; grow-only, so that a step allocates only when the cache has grown
+/// beyond every earlier view. One per thread that makes views.
+struct ViewBuffers {
+  std::vector<std::int64_t> indptr;
+  std::vector<std::int32_t> indices;
+  std::vector<std::int32_t> last_page_len;
+  std::vector<std::int32_t> first_pos;
+  std::vector<RawRows> sinks;
+  std::vector<RawRows> recent;
+};
+
+/// Sequences of tokens, each with K and V rows per layer and KV head.
+///
+/// A row's way: transform, then the window (its first n_sink rows stay, the newest n_recent rows
+/// wait), then the codec, 64 rows at a time, into pages. The token at index i has position i.
+///
+/// Guarantees: appending n tokens at once leaves the same bytes as appending them one by one; a
+/// call that throws or returns another status than ok changes nothing; closing a sequence gives
+/// back exactly the pages it does not share. Bytes do not depend on other sequences.
+///
+/// Thread safety: const members may run at the same time as each other, nothing else.
+class Cache {
+ public:
+  /// Throws invalid_argument or unsupported naming the field; std::bad_alloc.
+  explicit Cache(CacheConfig config);
+  ~Cache();
+  Cache(Cache&&) noexcept;
+  Cache& operator=(Cache&&) noexcept;
+
+  const CacheConfig& config() const noexcept;
+  std::int32_t n_layers() const noexcept;
+
+  /// A new empty sequence. Throws out_of_pages when max_sequences are open.
+  SeqId open();
+  /// Forgets the sequence. Throws invalid_argument if it is not open.
+  void close(SeqId seq);
+  /// A new sequence with the same tokens; pages are shared until one of the two writes to them.
+  /// Throws invalid_argument, or out_of_pages when max_sequences are open.
+  SeqId fork(SeqId seq);
+  bool is_open(SeqId seq) const noexcept;
+
+  /// Appends k.n_tokens tokens to one layer of a sequence.
+  ///
+  /// k, v [n_tokens, n_kv_heads, head_dim], any strides, after position encoding. NaN is stored as
+  /// 0 and what exceeds the raw storage type as its largest value; has_clamped() tells.
+  /// Throws invalid_argument, or out_of_pages.
+  void append(SeqId seq, std::int32_t layer, const AnyRows& k, const AnyRows& v);
+  /// The same without exceptions.
+  Status try_append(SeqId seq, std::int32_t layer, const AnyRows& k, const AnyRows& v) noexcept;
+
+  /// Takes back the newest tokens of every layer, so that n_tokens remain.
+  ///
+  /// Exact for tokens still in the window and for codecs with independent rows. Returns
+  /// invalid_argument if a layer has fewer tokens, cannot_truncate if a codec that mixes rows
+  /// would have to cut a tile.
+  Status truncate(SeqId seq, std::int64_t n_tokens) noexcept;
+
+  /// Tokens in one layer of a sequence. Throws invalid_argument.
+  std::int64_t n_tokens(SeqId seq, std::int32_t layer = 0) const;
+  /// Whether a NaN, an infinity or a value beyond the raw storage type was ever appended to the
+  /// sequence. Throws invalid_argument.
+  bool has_clamped(SeqId seq) const;
+
+  /// Bytes of everything; shared pages count once.
+  CacheBytes bytes() const noexcept;
+  /// Bytes that one sequence uses; shared pages count whole. Throws invalid_argument.
+  CacheBytes bytes(SeqId seq) const;
+  /// Pages that can still be taken for one layer.
+  std::int64_t free_pages(std::int32_t layer) const noexcept;
+
+  /// Fills `buffers` and returns a view of `seqs` in one layer, in transformed space. Valid until
+  /// the next non-const call, or the next use of `buffers`. Throws invalid_argument.
+  KvView view(std::int32_t layer, std::span<const SeqId> seqs, ViewBuffers& buffers) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kvcodec

@@ -1,0 +1,131 @@
+// A codec chosen at run time: the codec's value beside a table of its functions.
+//
+// Attention and the cache work on whole tiles, so one indirect call per tile costs nothing
+// measurable, and they need to be compiled once instead of once per pair of codecs.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "kvcodec/codec/codec.hpp"
+#include "kvcodec/codec/scalar_tile.hpp"
+
+namespace kvcodec {
+
+/// Functions of one codec type; one static instance per type (codec_functions_of<C>).
+/// The first argument is the codec's value.
+struct CodecFunctions {
+  const char* family;
+  bool bit_exact;
+  std::string (*name)(const void*);
+  int (*head_span)(const void*, int head_dim);
+  bool (*supports)(const void*, int head_dim);
+  std::size_t (*tile_bytes)(const void*, int head_dim);
+  LossBounds (*loss)(const void*, int head_dim);
+  bool (*encode_tile)(const void*, Side, int head_dim, const float* x, std::byte* out);
+  void (*decode_tile)(const void*, Side, int head_dim, const std::byte* in, float* x);
+  /// Null for codecs that mix rows.
+  void (*copy_rows)(const void*, Side, int head_dim, const std::byte* from, std::byte* to,
+                    int begin, int end);
+  /// The codec's own scoring and summing, or decode followed by a plain product.
+  void (*score_tile)(const void*, int head_dim, const std::byte* tile, int head, const float* q,
+                     int n_q, float* scores);
+  void (*add_tile)(const void*, int head_dim, const std::byte* tile, int head, const float* w,
+                   int n_q, float* acc);
+};
+
+namespace detail {
+
+template <Codec C>
+const C& codec_value(const void* p) noexcept {
+  return *static_cast<const C*>(p);
+}
+
+template <Codec C>
+constexpr CodecFunctions make_codec_functions() {
+  CodecFunctions f{};
+  f.family = C::family;
+  f.bit_exact = C::bit_exact;
+  f.name = [](const void* p) { return codec_value<C>(p).name(); };
+  f.head_span = [](const void* p, int d) { return codec_value<C>(p).head_span(d); };
+  f.supports = [](const void* p, int d) { return codec_value<C>(p).supports(d); };
+  f.tile_bytes = [](const void* p, int d) { return codec_value<C>(p).tile_bytes(d); };
+  f.loss = [](const void* p, int d) { return codec_value<C>(p).loss(d); };
+  f.encode_tile = [](const void* p, Side s, int d, const float* x, std::byte* out) {
+    return codec_value<C>(p).encode_tile(s, d, x, out);
+  };
+  f.decode_tile = [](const void* p, Side s, int d, const std::byte* in, float* x) {
+    codec_value<C>(p).decode_tile(s, d, in, x);
+  };
+  if constexpr (RowCodec<C>) {
+    f.copy_rows = [](const void* p, Side s, int d, const std::byte* from, std::byte* to, int begin,
+                     int end) { codec_value<C>(p).copy_rows(s, d, from, to, begin, end); };
+  }
+  f.score_tile = [](const void* p, int d, const std::byte* tile, int head, const float* q, int n_q,
+                    float* scores) {
+    score_tile_scalar(codec_value<C>(p), d, tile, head, q, n_q, scores);
+  };
+  f.add_tile = [](const void* p, int d, const std::byte* tile, int head, const float* w, int n_q,
+                  float* acc) { add_tile_scalar(codec_value<C>(p), d, tile, head, w, n_q, acc); };
+  return f;
+}
+
+}  // namespace detail
+
+/// The functions of codec type C; its address identifies the type.
+template <Codec C>
+inline constexpr CodecFunctions codec_functions_of = detail::make_codec_functions<C>();
+
+/// Any codec by value; trivially copyable, never empty once constructed from a codec.
+class AnyCodec {
+ public:
+  AnyCodec() = default;
+
+  template <Codec C>
+  AnyCodec(const C& codec) noexcept : functions_(&codec_functions_of<C>) {  // NOLINT: a wrapper
+    ::new (static_cast<void*>(value_)) C(codec);
+  }
+
+  explicit operator bool() const noexcept { return functions_ != nullptr; }
+
+  const CodecFunctions& functions() const noexcept { return *functions_; }
+  const void* value() const noexcept { return value_; }
+
+  /// The codec as a C, or null if it is another type.
+  template <Codec C>
+  const C* as() const noexcept {
+    return functions_ == &codec_functions_of<C> ? static_cast<const C*>(value()) : nullptr;
+  }
+
+  const char* family() const noexcept { return functions_->family; }
+  bool bit_exact() const noexcept { return functions_->bit_exact; }
+  std::string name() const { return functions_->name(value_); }
+  int head_span(int head_dim) const noexcept { return functions_->head_span(value_, head_dim); }
+  bool supports(int head_dim) const noexcept { return functions_->supports(value_, head_dim); }
+  std::size_t tile_bytes(int head_dim) const noexcept {
+    return functions_->tile_bytes(value_, head_dim);
+  }
+  LossBounds loss(int head_dim) const noexcept { return functions_->loss(value_, head_dim); }
+  bool encode_tile(Side side, int head_dim, const float* x, std::byte* out) const noexcept {
+    return functions_->encode_tile(value_, side, head_dim, x, out);
+  }
+  void decode_tile(Side side, int head_dim, const std::byte* in, float* x) const noexcept {
+    functions_->decode_tile(value_, side, head_dim, in, x);
+  }
+  /// True if rows can be copied one by one (RowCodec).
+  bool row_independent() const noexcept { return functions_->copy_rows != nullptr; }
+  void copy_rows(Side side, int head_dim, const std::byte* from, std::byte* to, int begin,
+                 int end) const noexcept {
+    functions_->copy_rows(value_, side, head_dim, from, to, begin, end);
+  }
+
+ private:
+  const CodecFunctions* functions_ = nullptr;
+  alignas(8) std::byte value_[48] = {};
+};
+
+static_assert(std::is_trivially_copyable_v<AnyCodec>);
+
+}  // namespace kvcodec

@@ -1,0 +1,106 @@
+// Codec "int8": 8-bit codes, one scale per token and head.
+//
+// Bytes    one plane of codes, 8 bits per value: two's complement -127..127 (tile_layout.hpp);
+//          then one plane of f16 scales, row r at byte 2 r.
+// Scale    s = f16(max |x| / 127), rounded up to the next f16 when 127 s would fall short of the
+//          maximum, so that no value is clipped; a row of zeros has s = 0.
+// Code     round to nearest even of x / s, limited to +-127.   Value: code * s.
+// Limits   |x| above 127 * 512 = 65024 is clamped to it (the scale stays a finite f16).
+//          Rows whose maximum is below 2^-25 * 127 are stored as zeros.
+// Size     kTileRows * (head_dim + 2) bytes: 8 + 16 / head_dim bits per value.
+#pragma once
+
+#include "kvcodec/codec/codec.hpp"
+#include "kvcodec/core/arith.hpp"
+#include "kvcodec/core/dtype.hpp"
+#include "kvcodec/core/error.hpp"
+
+namespace kvcodec {
+
+struct Int8Token {
+  static constexpr const char* family = "int8";
+  static constexpr const char* options_help = "no options";
+  static constexpr bool bit_exact = true;
+
+  static Int8Token parse(const std::string& options) {
+    if (!options.empty()) throw invalid_argument(bad_value(family, "options", options, "none"));
+    return {};
+  }
+
+  std::string name() const { return family; }
+  KVCODEC_HD constexpr int head_span(int) const noexcept { return 1; }
+  KVCODEC_HD constexpr bool supports(int head_dim) const noexcept {
+    return head_dim >= kMinHeadDim && head_dim <= kMaxHeadDim && head_dim % kLanes == 0;
+  }
+  KVCODEC_HD constexpr std::size_t tile_bytes(int head_dim) const noexcept {
+    return scale_offset(head_dim) + kScalePlaneBytes;
+  }
+  /// Offset of the plane of scales.
+  KVCODEC_HD constexpr std::size_t scale_offset(int head_dim) const noexcept {
+    return layout(Side::key, head_dim).plane_bytes();
+  }
+  constexpr LossBounds loss(int) const noexcept { return {2.5e-5, 5.5e-5}; }
+
+  KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
+                              std::byte* out) const noexcept {
+    const TileLayout at = layout(side, head_dim);
+    bool finite = true;
+    for (int row = 0; row < kTileRows; ++row) {
+      const float* values = x + row * head_dim;
+      float largest = 0.0f;
+      for (int channel = 0; channel < head_dim; ++channel) {
+        finite = finite && is_finite(values[channel]);
+        const float a = abs_of(clamp_finite(values[channel], kLimit));
+        largest = a > largest ? a : largest;
+      }
+      const f16 scale = scale_for(largest);
+      const float s = to_f32(scale);
+      for (int channel = 0; channel < head_dim; ++channel) {
+        const int code = s > 0.0f ? code_of(clamp_finite(values[channel], kLimit) / s) : 0;
+        at.put(out, row, channel, static_cast<std::uint32_t>(code) & 0xffu);
+      }
+      put_scale(out + scale_offset(head_dim), row, scale.bits);
+    }
+    return finite;
+  }
+
+  KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
+                              float* x) const noexcept {
+    const TileLayout at = layout(side, head_dim);
+    for (int row = 0; row < kTileRows; ++row) {
+      const float s = to_f32(f16{get_scale(in + scale_offset(head_dim), row)});
+      for (int channel = 0; channel < head_dim; ++channel) {
+        const auto code = static_cast<std::int8_t>(at.get(in, row, channel));
+        x[row * head_dim + channel] = static_cast<float>(code) * s;
+      }
+    }
+  }
+
+  KVCODEC_HD void copy_rows(Side side, int head_dim, const std::byte* from, std::byte* to,
+                            int begin, int end) const noexcept {
+    copy_codes(layout(side, head_dim), from, to, begin, end);
+    const std::size_t scales = scale_offset(head_dim);
+    for (int row = begin; row < end; ++row)
+      put_scale(to + scales, row, get_scale(from + scales, row));
+  }
+
+ private:
+  static constexpr float kLimit = 127.0f * 512.0f;
+
+  KVCODEC_HD static constexpr TileLayout layout(Side side, int head_dim) noexcept {
+    return {side, 8, head_dim};
+  }
+  KVCODEC_HD static constexpr f16 scale_for(float largest) noexcept {
+    f16 scale = to_f16(largest / 127.0f);
+    if (scale.bits != 0 && to_f32(scale) * 127.0f < largest) ++scale.bits;
+    return scale;
+  }
+  KVCODEC_HD static constexpr int code_of(float ratio) noexcept {
+    const int code = round_even(ratio);
+    return code > 127 ? 127 : code < -127 ? -127 : code;
+  }
+};
+
+static_assert(RowCodec<Int8Token>);
+
+}  // namespace kvcodec

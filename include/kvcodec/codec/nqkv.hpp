@@ -1,0 +1,274 @@
+// Codecs "nqkv" (NF4, the paper's table) and "nqsym" (its symmetric sibling): 4-bit indices into a
+// normal-quantile table and one f16 scale per group of a token's values.
+//
+// Source   NQKV, arXiv 2505.16210 (blockwise NF4 along the token); table of QLoRA, arXiv 2305.14314.
+// Bytes    head_span planes of codes, 4 bits per value (tile_layout.hpp), one per head; then one
+//          plane of f16 scales per group, groups in channel order (head 0's first).
+// Group    `group` neighbouring values of one token share a scale: 32, 64 or 128 inside a head, or
+//          a multiple of head_dim up to 256 spanning neighbouring heads (256 is the paper's).
+// Scale    a = f16(max |x|): rounded to storage first, then used, so that the rounding of the
+//          scale costs nothing but at most 2^-11 of clipping. Optional: a = f16(multiplier * max),
+//          or the best of 36 such multipliers by squared error ("search").
+// Code     number of thresholds t with x / a > t: a value equal to a threshold goes down.
+//          a = 0: every code is the level closest to zero (nqkv: index 7, exactly 0).
+// Value    a * table[code], one f32 product.
+// Limits   |x| above 65504 is clamped to it. Groups whose maximum rounds to f16 zero decode to 0.
+// Size     4 + 16 / group bits per value: 4.5, 4.25, 4.125, 4.0625 for 32, 64, 128, 256.
+//
+// No token ever affects another. The NF4 table is not symmetric: decoded values carry a small mean
+// error that attention over many values does not average out. Prefer "nqsym" for V.
+#pragma once
+
+#include "kvcodec/codec/codec.hpp"
+#include "kvcodec/codec/options.hpp"
+#include "kvcodec/core/arith.hpp"
+#include "kvcodec/core/dtype.hpp"
+#include "kvcodec/core/error.hpp"
+
+namespace kvcodec {
+
+/// A 16-level table on [-1, 1] and its 15 decision thresholds, ascending.
+struct LevelTable {
+  float level[16];
+  float threshold[15];
+};
+
+/// NF4 as published (bitsandbytes literals): 7 negative levels, 0, 8 positive levels.
+struct Nf4Table {
+  static constexpr const char* family = "nqkv";
+  static constexpr int zero_code = 7;
+  static constexpr LevelTable table = {
+      {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
+       -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
+       0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
+       0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f},
+      {-0.8480964004993439f, -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f,
+       -0.23460740596055984f, -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f,
+       0.1202552504837513f, 0.2035212516784668f, 0.2920137718319893f, 0.3893125355243683f,
+       0.5016634166240692f, 0.6427869200706482f, 0.8614784178118011f}};
+};
+
+/// 16 normal quantiles at equally spaced probabilities between the ends NF4 uses, so that the
+/// levels come in pairs +-l and the mean of a symmetric input is kept. It has no level 0.
+struct SymmetricTable {
+  static constexpr const char* family = "nqsym";
+  static constexpr int zero_code = 7;
+  static constexpr LevelTable table = {
+      {-1.0f, -0.7102505564689636f, -0.5447700619697571f, -0.4189668893814087f,
+       -0.3125815987586975f, -0.21714182198047638f, -0.12805640697479248f, -0.04233347252011299f,
+       0.04233347252011299f, 0.12805640697479248f, 0.21714182198047638f, 0.3125815987586975f,
+       0.4189668893814087f, 0.5447700619697571f, 0.7102505564689636f, 1.0f},
+      {-0.8551253080368042f, -0.6275103092193604f, -0.4818684756755829f, -0.3657742440700531f,
+       -0.26486170291900635f, -0.17259910702705383f, -0.08519493788480759f, 0.0f,
+       0.08519493788480759f, 0.17259910702705383f, 0.26486170291900635f, 0.3657742440700531f,
+       0.4818684756755829f, 0.6275103092193604f, 0.8551253080368042f}};
+};
+
+/// How a group's scale follows from its values.
+enum class ScaleRule : std::uint8_t {
+  absmax,  ///< multiplier * max |x|
+  search,  ///< the multiplier in kFirst + i * kStep with the smallest squared error
+};
+
+template <class Table>
+struct NormalQuantile {
+  static constexpr const char* family = Table::family;
+  static constexpr const char* options_help =
+      "g<group>: 32, 64, 128 or 256 (default 64); x<multiplier>: 0.5..1 (default 1); search";
+  static constexpr bool bit_exact = true;
+  static constexpr int kCandidates = 36;
+  static constexpr float kFirst = 0.7f;
+  static constexpr float kStep = 0.0125f;
+
+  std::int32_t group = 64;
+  float multiplier = 1.0f;
+  ScaleRule rule = ScaleRule::absmax;
+
+  static NormalQuantile parse(const std::string& options);
+  std::string name() const;
+
+  KVCODEC_HD constexpr int head_span(int head_dim) const noexcept {
+    return group > head_dim ? group / head_dim : 1;
+  }
+  KVCODEC_HD constexpr bool supports(int head_dim) const noexcept {
+    if (head_dim < kMinHeadDim || head_dim > kMaxHeadDim || head_dim % kLanes != 0) return false;
+    if (group != 32 && group != 64 && group != 128 && group != 256) return false;
+    return group > head_dim ? group % head_dim == 0 : head_dim % group == 0;
+  }
+  KVCODEC_HD constexpr std::size_t tile_bytes(int head_dim) const noexcept {
+    return scale_offset(head_dim) + kScalePlaneBytes * static_cast<std::size_t>(n_groups(head_dim));
+  }
+  /// Scales per token in a tile.
+  KVCODEC_HD constexpr int n_groups(int head_dim) const noexcept {
+    return head_span(head_dim) * head_dim / group;
+  }
+  /// Offset of the first plane of scales; the planes of codes of all heads stand before it.
+  KVCODEC_HD constexpr std::size_t scale_offset(int head_dim) const noexcept {
+    return static_cast<std::size_t>(head_span(head_dim)) *
+           layout(Side::key, head_dim).plane_bytes();
+  }
+  constexpr LossBounds loss(int head_dim) const noexcept;
+
+  /// Index of the level for x / scale; `ratio` may be any number, NaN excluded.
+  KVCODEC_HD static constexpr int code_of(float ratio) noexcept {
+    int code = 0;
+    for (int i = 0; i < 15; ++i) code += ratio > Table::table.threshold[i] ? 1 : 0;
+    return code;
+  }
+
+  KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
+                              std::byte* out) const noexcept {
+    const int width = head_span(head_dim) * head_dim;
+    bool finite = true;
+    for (int row = 0; row < kTileRows; ++row) {
+      for (int first = 0; first < width; first += group) {
+        const float* values = x + row * width + first;
+        const f16 scale = scale_for(values, finite);
+        put_scale(scale_plane(out, head_dim, first), row, scale.bits);
+        put_group(side, head_dim, values, to_f32(scale), out, row, first);
+      }
+    }
+    return finite;
+  }
+
+  KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
+                              float* x) const noexcept {
+    const TileLayout at = layout(side, head_dim);
+    const int width = head_span(head_dim) * head_dim;
+    for (int row = 0; row < kTileRows; ++row) {
+      for (int channel = 0; channel < width; ++channel) {
+        const float scale = to_f32(f16{get_scale(scale_plane(in, head_dim, channel), row)});
+        const std::byte* plane =
+            in + at.plane_bytes() * static_cast<std::size_t>(channel / head_dim);
+        x[row * width + channel] =
+            scale * Table::table.level[at.get(plane, row, channel % head_dim)];
+      }
+    }
+  }
+
+  KVCODEC_HD void copy_rows(Side side, int head_dim, const std::byte* from, std::byte* to,
+                            int begin, int end) const noexcept {
+    const TileLayout at = layout(side, head_dim);
+    for (int head = 0; head < head_span(head_dim); ++head) {
+      const std::size_t offset = at.plane_bytes() * static_cast<std::size_t>(head);
+      copy_codes(at, from + offset, to + offset, begin, end);
+    }
+    for (int g = 0; g < n_groups(head_dim); ++g) {
+      const std::size_t offset =
+          scale_offset(head_dim) + kScalePlaneBytes * static_cast<std::size_t>(g);
+      for (int row = begin; row < end; ++row) {
+        put_scale(to + offset, row, get_scale(from + offset, row));
+      }
+    }
+  }
+
+ private:
+  KVCODEC_HD static constexpr TileLayout layout(Side side, int head_dim) noexcept {
+    return {side, 4, head_dim};
+  }
+
+  /// Plane of scales of the group that holds `channel`, counted over the heads of the tile.
+  template <class Byte>
+  KVCODEC_HD Byte* scale_plane(Byte* tile, int head_dim, int channel) const noexcept {
+    return tile + scale_offset(head_dim) +
+           kScalePlaneBytes * static_cast<std::size_t>(channel / group);
+  }
+
+  KVCODEC_HD f16 scale_for(const float* values, bool& finite) const noexcept {
+    float largest = 0.0f;
+    for (int i = 0; i < group; ++i) {
+      finite = finite && is_finite(values[i]);
+      const float a = abs_of(clamp_finite(values[i], kF16Max));
+      largest = a > largest ? a : largest;
+    }
+    if (rule == ScaleRule::absmax) return to_f16(multiplier * largest);
+    f16 best = to_f16(largest);
+    float best_error = squared_error(values, to_f32(best));
+    for (int i = 0; i < kCandidates; ++i) {
+      const f16 candidate = to_f16(__builtin_fmaf(kStep, static_cast<float>(i), kFirst) * largest);
+      const float error = squared_error(values, to_f32(candidate));
+      if (error < best_error) {
+        best = candidate;
+        best_error = error;
+      }
+    }
+    return best;
+  }
+
+  /// Explicit fused operations: the choice of a scale must not depend on the compiler's fusing.
+  KVCODEC_HD float squared_error(const float* values, float scale) const noexcept {
+    float sum = 0.0f;
+    for (int i = 0; i < group; ++i) {
+      const float x = clamp_finite(values[i], kF16Max);
+      const float level = scale > 0.0f ? Table::table.level[code_of(x / scale)] : 0.0f;
+      const float error = __builtin_fmaf(-scale, level, x);
+      sum = __builtin_fmaf(error, error, sum);
+    }
+    return sum;
+  }
+
+  KVCODEC_HD void put_group(Side side, int head_dim, const float* values, float scale,
+                            std::byte* out, int row, int first) const noexcept {
+    const TileLayout at = layout(side, head_dim);
+    for (int i = 0; i < group; ++i) {
+      const int channel = first + i;
+      const float x = clamp_finite(values[i], kF16Max);
+      const int code = scale > 0.0f ? code_of(x / scale) : Table::zero_code;
+      std::byte* plane = out + at.plane_bytes() * static_cast<std::size_t>(channel / head_dim);
+      at.put(plane, row, channel % head_dim, static_cast<std::uint32_t>(code));
+    }
+  }
+};
+
+template <class Table>
+NormalQuantile<Table> NormalQuantile<Table>::parse(const std::string& options) {
+  NormalQuantile codec;
+  for (const std::string& option : split_options(options)) {
+    const std::string digits = option.substr(1);
+    if (option == "search") {
+      codec.rule = ScaleRule::search;
+    } else if (option[0] == 'g' &&
+               (digits == "32" || digits == "64" || digits == "128" || digits == "256")) {
+      codec.group = std::stoi(digits);
+    } else if (option[0] == 'x' && parse_float(digits, 0.5f, 1.0f, codec.multiplier)) {
+      continue;
+    } else {
+      throw invalid_argument(bad_value(family, "option", option, options_help));
+    }
+  }
+  if (codec.rule == ScaleRule::search && codec.multiplier != 1.0f) {
+    throw invalid_argument(bad_value(family, "options", options, "either search or x<multiplier>"));
+  }
+  return codec;
+}
+
+template <class Table>
+std::string NormalQuantile<Table>::name() const {
+  std::string text = std::string(family) + ":g" + std::to_string(group);
+  if (multiplier != 1.0f) text += ":x" + format_float(multiplier);
+  if (rule == ScaleRule::search) text += ":search";
+  return text;
+}
+
+template <class Table>
+constexpr LossBounds NormalQuantile<Table>::loss(int) const noexcept {
+  // Means over Gaussian groups of 32, 64, 128, 256 values, for NF4 by absmax, NF4 by search (the
+  // best of a finer set would be about 2 % lower) and the symmetric table by the same two rules.
+  constexpr double kMean[2][2][4] = {
+      {{0.00762, 0.00846, 0.00914, 0.00973}, {0.00629, 0.00729, 0.00803, 0.00871}},
+      {{0.00762, 0.00846, 0.00914, 0.00973}, {0.00629, 0.00729, 0.00803, 0.00871}}};
+  const int size = group == 32 ? 0 : group == 64 ? 1 : group == 128 ? 2 : 3;
+  const bool symmetric = Table::table.level[7] != 0.0f;
+  const double mean = kMean[symmetric ? 1 : 0][rule == ScaleRule::search ? 1 : 0][size];
+  if (multiplier != 1.0f) return {0.85 * mean, 10.0 * mean};
+  return {0.97 * mean, 1.03 * mean};
+}
+
+/// The paper's codec.
+using Nqkv = NormalQuantile<Nf4Table>;
+/// The same bytes with the symmetric table.
+using NqkvSymmetric = NormalQuantile<SymmetricTable>;
+
+static_assert(RowCodec<Nqkv> && RowCodec<NqkvSymmetric>);
+
+}  // namespace kvcodec

@@ -1,0 +1,115 @@
+// Where the code of one value sits in a tile: one layout for every codec and every reader.
+//
+// A tile holds kTileRows tokens of one KV head (or of `head_span` neighbouring heads). It starts
+// with a plane of codes per head; planes of scales follow. A plane of codes is a sequence of
+// 64-byte lines of 16 little-endian 32-bit words:
+//
+//   K tile: a line belongs to 16 neighbouring tokens ("lanes"), one word each; the word holds
+//           32 / bits neighbouring channels of its token. Lines run over the channels first, then
+//           over the groups of 16 tokens.
+//   V tile: the same with tokens and channels exchanged: a line belongs to 16 neighbouring
+//           channels, a word holds 32 / bits neighbouring tokens, lines run over the tokens first.
+//
+// So the axis that attention sums over (channels for q.k, tokens for p.v) lies inside words, and
+// the other axis lies across SIMD lanes: no horizontal sum, and the lines are VNNI, AMX and mma
+// operands as they are. Inside a word, element e (0-based along the summed axis) has
+//
+//   byte  e % 4, bits (e / 4) * bits .. of that byte     for bits = 1, 2, 4, 8
+//   bits 16 * e ..                                        for bits = 16
+//   the whole word                                        for bits = 32
+//
+// so one shift by j * bits turns the word into four byte-wide codes of neighbours 4j..4j+3.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kvcodec/core/config.hpp"
+
+namespace kvcodec {
+
+/// Which operand of attention a tile holds.
+enum class Side : std::uint8_t { key, value };
+
+/// "k" or "v"; static storage.
+constexpr const char* to_string(Side s) noexcept { return s == Side::key ? "k" : "v"; }
+
+/// Layout of the plane of codes of one head: kTileRows x head_dim values of `bits` bits.
+struct TileLayout {
+  Side side = Side::key;
+  int bits = 8;      ///< 1, 2, 4, 8, 16 or 32
+  int head_dim = 0;  ///< a multiple of 16 (keys: of 32 / bits as well)
+
+  /// Place of one code: a 32-bit word counted from the start of the plane, and a shift in it.
+  struct Place {
+    std::size_t word;
+    int shift;
+  };
+
+  /// Bytes of the plane; a multiple of 64.
+  KVCODEC_HD constexpr std::size_t plane_bytes() const noexcept {
+    return static_cast<std::size_t>(kTileRows) * static_cast<std::size_t>(head_dim) *
+           static_cast<std::size_t>(bits) / 8;
+  }
+
+  /// Values per 32-bit word.
+  KVCODEC_HD constexpr int per_word() const noexcept { return 32 / bits; }
+
+  /// Place of the code of (row 0..63, channel 0..head_dim-1).
+  KVCODEC_HD constexpr Place place(int row, int channel) const noexcept {
+    const int lane_index = side == Side::key ? row : channel;
+    const int summed = side == Side::key ? channel : row;
+    const int words = (side == Side::key ? head_dim : kTileRows) / per_word();
+    const int line = (lane_index / kLanes) * words + summed / per_word();
+    const int e = summed % per_word();
+    const int shift = bits >= 16 ? e * bits : (e % 4) * 8 + (e / 4) * bits;
+    return {static_cast<std::size_t>(line) * kLanes + static_cast<std::size_t>(lane_index % kLanes),
+            shift % 32};
+  }
+
+  /// Reads one code.
+  KVCODEC_HD std::uint32_t get(const std::byte* plane, int row, int channel) const noexcept {
+    const Place p = place(row, channel);
+    std::uint32_t word;
+    memcpy(&word, plane + 4 * p.word, 4);
+    return bits == 32 ? word : (word >> p.shift) & ((1u << bits) - 1u);
+  }
+
+  /// Writes one code; the others of its word stay.
+  KVCODEC_HD void put(std::byte* plane, int row, int channel, std::uint32_t code) const noexcept {
+    const Place p = place(row, channel);
+    std::uint32_t word;
+    memcpy(&word, plane + 4 * p.word, 4);
+    const std::uint32_t mask = bits == 32 ? 0xffffffffu : ((1u << bits) - 1u) << p.shift;
+    word = (word & ~mask) | ((code << p.shift) & mask);
+    memcpy(plane + 4 * p.word, &word, 4);
+  }
+};
+
+/// Copies the codes of rows begin..end-1 from one plane to another of the same layout.
+KVCODEC_HD inline void copy_codes(const TileLayout& layout, const std::byte* from, std::byte* to,
+                                  int begin, int end) noexcept {
+  for (int row = begin; row < end; ++row) {
+    for (int channel = 0; channel < layout.head_dim; ++channel) {
+      layout.put(to, row, channel, layout.get(from, row, channel));
+    }
+  }
+}
+
+/// A plane of one f16 per tile row: 64 x 2 bytes, row r at byte 2 r.
+inline constexpr std::size_t kScalePlaneBytes = 2 * static_cast<std::size_t>(kTileRows);
+
+/// Reads the scale of one row.
+KVCODEC_HD inline std::uint16_t get_scale(const std::byte* plane, int row) noexcept {
+  std::uint16_t bits;
+  memcpy(&bits, plane + 2 * row, 2);
+  return bits;
+}
+
+/// Writes the scale of one row.
+KVCODEC_HD inline void put_scale(std::byte* plane, int row, std::uint16_t bits) noexcept {
+  memcpy(plane + 2 * row, &bits, 2);
+}
+
+}  // namespace kvcodec

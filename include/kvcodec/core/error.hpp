@@ -1,0 +1,77 @@
+// Exceptions for construction and configuration, status codes for the hot path.
+//
+// Every message names the argument, its value and what is allowed. The library never prints and
+// never aborts.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace kvcodec {
+
+/// Base of everything the library throws.
+class error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// An argument is outside what its documentation allows.
+class invalid_argument : public error {
+ public:
+  using error::error;
+};
+
+/// The request is well-formed, but this build or codec cannot serve it.
+class unsupported : public error {
+ public:
+  using error::error;
+};
+
+/// The page pool is exhausted. The call that threw changed nothing.
+class out_of_pages : public error {
+ public:
+  using error::error;
+};
+
+/// Bytes that should hold a model, an array or a cache are damaged or truncated.
+class corrupt_data : public error {
+ public:
+  using error::error;
+};
+
+/// Result of a call that does not throw.
+enum class Status {
+  ok,
+  invalid_argument,  ///< a size, index or pointer is outside its documented range
+  unsupported,       ///< this codec or shape has no implementation
+  out_of_pages,      ///< the pool is exhausted; nothing changed
+  cannot_truncate,  ///< rows to be restored were encoded by a codec that mixes rows; nothing changed
+};
+
+/// One sentence for a status; static storage.
+constexpr const char* to_string(Status s) noexcept {
+  switch (s) {
+    case Status::ok: return "ok";
+    case Status::invalid_argument: return "invalid argument";
+    case Status::unsupported: return "unsupported codec or shape";
+    case Status::out_of_pages: return "the page pool is exhausted";
+    case Status::cannot_truncate:
+      return "the rows to restore were encoded together with rows that are dropped";
+  }
+  return "unknown status";
+}
+
+/// Builds the usual message: "<what>: <name> = <value>, allowed: <allowed>".
+template <class V>
+std::string bad_value(const char* what, const char* name, const V& value,
+                      const std::string& allowed) {
+  std::string text;
+  if constexpr (requires { std::to_string(value); }) {
+    text = std::to_string(value);
+  } else {
+    text = "\"" + std::string(value) + "\"";
+  }
+  return std::string(what) + ": " + name + " = " + text + ", allowed: " + allowed;
+}
+
+}  // namespace kvcodec

@@ -1,0 +1,65 @@
+// All that attention sees of a cache: a trivially copyable, read-only view.
+//
+// An engine that owns its paged memory fills one itself; Cache::view fills one for its sequences.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "kvcodec/codec/any_codec.hpp"
+#include "kvcodec/core/dtype.hpp"
+#include "kvcodec/core/shape.hpp"
+#include "kvcodec/page/page_format.hpp"
+
+namespace kvcodec {
+
+/// Rows of one (sequence, KV head) that are not encoded: sinks or recent rows, oldest first.
+struct RawRows {
+  const void* k = nullptr;      ///< [n_rows, head_dim], element (r, c) at r * row_stride + c
+  const void* v = nullptr;      ///< the same shape
+  std::int64_t row_stride = 0;  ///< elements
+  std::int32_t n_rows = 0;
+  std::int32_t first_pos = 0;  ///< position of row 0; positions are consecutive
+};
+
+/// One layer of n_seq sequences. A stream is one (sequence, group of format.span KV heads);
+/// stream s * (n_kv_heads / span) + g belongs to sequence s and heads g * span .. of it.
+///
+/// Every tile that a stream's length reaches must have been written whole by encode_tile.
+struct KvView {
+  HeadShape shape;
+  std::int32_t n_seq = 0;
+  AnyCodec k_codec;
+  AnyCodec v_codec;
+  PageFormat format;
+
+  const std::byte* pages = nullptr;       ///< page i starts at pages + i * page_stride
+  std::int64_t page_stride = 0;           ///< bytes, at least format.page_bytes()
+  const std::int64_t* indptr = nullptr;   ///< [n_streams + 1] into indices
+  const std::int32_t* indices = nullptr;  ///< [indptr[n_streams]] page numbers, oldest first
+  /// [n_streams] tokens in the stream's last page, 1..page_size; ignored without pages
+  const std::int32_t* last_page_len = nullptr;
+  /// [n_streams] position of the first token in the stream's pages; null: 0
+  const std::int32_t* first_pos = nullptr;
+  /// [n_pages, page_size] positions of the tokens in each page, by page number; null: the tokens
+  /// of a stream have consecutive positions from first_pos on
+  const std::int32_t* slot_pos = nullptr;
+
+  const RawRows* sinks = nullptr;   ///< [n_seq, n_kv_heads]; null: none
+  const RawRows* recent = nullptr;  ///< [n_seq, n_kv_heads]; null: none
+  DType k_raw_dtype = DType::f32;   ///< storage type of sinks[].k and recent[].k
+  DType v_raw_dtype = DType::f32;
+
+  std::int32_t n_streams_per_seq() const noexcept { return shape.n_kv_heads / format.span; }
+
+  /// Encoded tokens of stream `stream`.
+  std::int64_t encoded_rows(std::int64_t stream) const noexcept {
+    const std::int64_t n_pages = indptr[stream + 1] - indptr[stream];
+    return n_pages == 0 ? 0 : (n_pages - 1) * format.page_size + last_page_len[stream];
+  }
+};
+
+static_assert(std::is_trivially_copyable_v<KvView>);
+
+}  // namespace kvcodec

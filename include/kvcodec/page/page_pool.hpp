@@ -1,0 +1,50 @@
+// Fixed-size pages in host memory: take, share, give back.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace kvcodec {
+
+/// Owns n_pages pages of page_bytes bytes in one aligned piece of memory, with a count of users
+/// per page. The operating system commits memory as pages are first written.
+///
+/// Not thread-safe; reading pages while another thread takes or gives back pages is allowed.
+class PagePool {
+ public:
+  /// page_bytes: a positive multiple of 64. n_pages: 0..2^31-1. Throws invalid_argument, or
+  /// std::bad_alloc when the memory cannot be had.
+  PagePool(std::size_t page_bytes, std::int64_t n_pages);
+
+  /// A page with one user, or -1 when none is free. Its bytes are whatever they were.
+  std::int32_t take() noexcept;
+  /// Adds a user.
+  void share(std::int32_t page) noexcept { ++users_[static_cast<std::size_t>(page)]; }
+  /// Removes a user; the page is free again when the last one left.
+  void give_back(std::int32_t page) noexcept;
+
+  bool is_shared(std::int32_t page) const noexcept {
+    return users_[static_cast<std::size_t>(page)] > 1;
+  }
+  std::byte* data(std::int32_t page) noexcept {
+    return memory_.get() + static_cast<std::size_t>(page) * page_bytes_;
+  }
+  const std::byte* base() const noexcept { return memory_.get(); }
+  std::size_t page_bytes() const noexcept { return page_bytes_; }
+  std::int64_t n_pages() const noexcept { return static_cast<std::int64_t>(users_.size()); }
+  std::int64_t n_free() const noexcept { return static_cast<std::int64_t>(free_.size()); }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const noexcept;
+  };
+
+  std::size_t page_bytes_;
+  std::unique_ptr<std::byte[], Free> memory_;
+  std::vector<std::int32_t> users_;
+  std::vector<std::int32_t> free_;  ///< lowest page last, so that it is taken first
+};
+
+}  // namespace kvcodec

@@ -1,0 +1,410 @@
+#include "kvcodec/attend/attend.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "src/attend/work.hpp"
+#include "src/cpu/kernels.hpp"
+
+namespace kvcodec {
+namespace {
+
+constexpr float kEmpty = -std::numeric_limits<float>::infinity();
+
+/// Positions of up to kTileRows neighbouring rows: listed, or consecutive from `first`.
+struct Positions {
+  const std::int32_t* listed;
+  std::int32_t first;
+};
+
+/// Memory of one worker.
+struct Scratch {
+  float* q;                ///< [kUnitRows, head_dim]
+  float* scores;           ///< [kUnitRows, kTileRows]
+  std::uint64_t* visible;  ///< [kUnitRows]
+  float* running;          ///< PartialState of kUnitRows rows
+  float* split;            ///< PartialState of kUnitRows rows
+
+  static std::int64_t floats(std::int64_t head_dim) noexcept {
+    return kUnitRows * head_dim + kUnitRows * kTileRows + 2 * kUnitRows +
+           2 * state_floats(kUnitRows, head_dim);
+  }
+  static Scratch at(float* memory, std::int64_t head_dim) noexcept {
+    Scratch s;
+    s.q = memory;
+    s.scores = s.q + kUnitRows * head_dim;
+    s.visible = reinterpret_cast<std::uint64_t*>(s.scores + kUnitRows * kTileRows);
+    s.running = s.scores + kUnitRows * kTileRows + 2 * kUnitRows;
+    s.split = s.running + state_floats(kUnitRows, head_dim);
+    return s;
+  }
+};
+
+/// One unit of work (see work.hpp).
+struct Unit {
+  std::int64_t seq;
+  std::int32_t head;         ///< KV head
+  std::int64_t first_token;  ///< among all query tokens of the call
+  std::int32_t n_tokens;
+  std::int32_t n_rows;  ///< n_tokens * gqa_group
+};
+
+/// Everything a call works with.
+class Call {
+ public:
+  Call(const KvView& view, const Queries& queries, float* out, float* lse,
+       const AttendOptions& options, std::byte* workspace)
+      : view_(view),
+        queries_(queries),
+        out_(out),
+        lse_(lse),
+        options_(options),
+        table_(cpu::kernels()),
+        k_kernels_(cpu::codec_kernels(table_, view.k_codec)),
+        v_kernels_(cpu::codec_kernels(table_, view.v_codec)) {
+    unit_begin_ = reinterpret_cast<std::int64_t*>(workspace);
+    state_begin_ = unit_begin_ + view.n_seq + 1;
+    const std::int64_t words = (2 * (std::int64_t{view.n_seq} + 1) + 7) / 8 * 8;
+    memory_ = reinterpret_cast<float*>(workspace + 8 * words);
+    unit_begin_[0] = 0;
+    state_begin_[0] = 0;
+    for (std::int64_t s = 0; s < view.n_seq; ++s) {
+      const SequencePlan plan = plan_sequence(view, queries, s);
+      const std::int64_t n = plan.n_units(view.shape.n_kv_heads);
+      unit_begin_[s + 1] = unit_begin_[s] + n;
+      state_begin_[s + 1] = state_begin_[s] + (plan.split_parallel ? n : 0);
+    }
+    scratch_ = memory_ + state_begin_[view.n_seq] * state_size();
+  }
+
+  static std::size_t bytes(const KvView& view, const Queries& queries, int n_workers) noexcept {
+    std::int64_t n_states = 0;
+    for (std::int64_t s = 0; s < view.n_seq; ++s) {
+      const SequencePlan plan = plan_sequence(view, queries, s);
+      if (plan.split_parallel) n_states += plan.n_units(view.shape.n_kv_heads);
+    }
+    const std::int64_t head_dim = view.shape.head_dim;
+    const std::int64_t floats =
+        n_states * state_floats(kUnitRows, head_dim) + n_workers * Scratch::floats(head_dim);
+    const std::int64_t words = (2 * (std::int64_t{view.n_seq} + 1) + 7) / 8 * 8;
+    return static_cast<std::size_t>(8 * words + 4 * floats);
+  }
+
+  void run(const Executor& executor) {
+    executor.parallel_for(unit_begin_[view_.n_seq],
+                          [this](std::int64_t i, int worker) { run_unit(i, scratch(worker)); });
+    executor.parallel_for(view_.n_seq, [this](std::int64_t s, int) { merge_splits(s); });
+  }
+
+ private:
+  std::int64_t state_size() const noexcept { return state_floats(kUnitRows, view_.shape.head_dim); }
+
+  Scratch scratch(int worker) const noexcept {
+    return Scratch::at(scratch_ + worker * Scratch::floats(view_.shape.head_dim),
+                       view_.shape.head_dim);
+  }
+
+  std::int64_t sequence_of(std::int64_t unit) const noexcept {
+    return std::upper_bound(unit_begin_, unit_begin_ + view_.n_seq + 1, unit) - unit_begin_ - 1;
+  }
+
+  Unit unit_of(std::int64_t seq, const SequencePlan& plan, std::int64_t group) const noexcept {
+    Unit u;
+    u.seq = seq;
+    u.head = static_cast<std::int32_t>(group / plan.n_token_groups);
+    u.first_token = queries_.indptr[seq] + group % plan.n_token_groups * plan.tokens_per_unit;
+    u.n_tokens = static_cast<std::int32_t>(
+        std::min(plan.tokens_per_unit, queries_.indptr[seq + 1] - u.first_token));
+    u.n_rows = u.n_tokens * view_.shape.gqa_group();
+    return u;
+  }
+
+  void run_unit(std::int64_t index, const Scratch& scratch) {
+    const std::int64_t seq = sequence_of(index);
+    const SequencePlan plan = plan_sequence(view_, queries_, seq);
+    const std::int64_t local = index - unit_begin_[seq];
+    if (plan.split_parallel) {
+      const Unit u = unit_of(seq, plan, local / plan.n_splits);
+      load_queries(u, scratch);
+      run_split(u, plan, local % plan.n_splits, scratch,
+                state_at(memory_ + (state_begin_[seq] + local) * state_size(), kUnitRows));
+      return;
+    }
+    const Unit u = unit_of(seq, plan, local);
+    load_queries(u, scratch);
+    const PartialState running = state_at(scratch.running, kUnitRows);
+    clear(running, u.n_rows);
+    for (std::int64_t split = 0; split < plan.n_splits; ++split) {
+      const PartialState part = state_at(scratch.split, kUnitRows);
+      run_split(u, plan, split, scratch, part);
+      add_state(running, part, u.n_rows);
+    }
+    finish(u, running);
+  }
+
+  /// Merges the splits of sequences that ran them in parallel, in order.
+  void merge_splits(std::int64_t seq) {
+    const SequencePlan plan = plan_sequence(view_, queries_, seq);
+    if (!plan.split_parallel) return;
+    for (std::int64_t group = 0; group < plan.n_groups(view_.shape.n_kv_heads); ++group) {
+      const Unit u = unit_of(seq, plan, group);
+      float* first = memory_ + (state_begin_[seq] + group * plan.n_splits) * state_size();
+      // The first split merged into an empty state would be itself, bit for bit.
+      const PartialState running = state_at(first, kUnitRows);
+      for (std::int64_t split = 1; split < plan.n_splits; ++split) {
+        add_state(running, state_at(first + split * state_size(), kUnitRows), u.n_rows);
+      }
+      finish(u, running);
+    }
+  }
+
+  void load_queries(const Unit& u, const Scratch& scratch) const noexcept {
+    const std::int64_t head_dim = view_.shape.head_dim;
+    const std::int64_t n = view_.shape.gqa_group() * head_dim;
+    for (std::int64_t t = 0; t < u.n_tokens; ++t) {
+      const float* from =
+          queries_.q + (u.first_token + t) * view_.shape.n_q_heads * head_dim + u.head * n;
+      std::memcpy(scratch.q + t * n, from, static_cast<std::size_t>(n) * sizeof(float));
+    }
+  }
+
+  void clear(const PartialState& state, int n_rows) const noexcept {
+    std::fill_n(state.m, n_rows, kEmpty);
+    std::fill_n(state.l, n_rows, 0.0f);
+    std::fill_n(state.acc, n_rows * view_.shape.head_dim, 0.0f);
+  }
+
+  void run_split(const Unit& u, const SequencePlan& plan, std::int64_t split,
+                 const Scratch& scratch, const PartialState& state) const noexcept {
+    clear(state, u.n_rows);
+    if (split + 1 < plan.n_splits) {
+      attend_pages(u, split * kSplitRows, scratch, state);
+      return;
+    }
+    const std::int64_t raw = u.seq * view_.shape.n_kv_heads + u.head;
+    if (view_.sinks != nullptr) attend_raw(u, view_.sinks[raw], scratch, state);
+    if (view_.recent != nullptr) attend_raw(u, view_.recent[raw], scratch, state);
+    if (queries_.k_new != nullptr) attend_new(u, scratch, state);
+  }
+
+  /// Encoded rows first_row .. first_row + kSplitRows - 1 of the unit's stream.
+  void attend_pages(const Unit& u, std::int64_t first_row, const Scratch& scratch,
+                    const PartialState& state) const noexcept {
+    const PageFormat& format = view_.format;
+    const std::int64_t stream = u.seq * view_.n_streams_per_seq() + u.head / format.span;
+    const int head_in_page = u.head % format.span;
+    const std::int64_t end = std::min(view_.encoded_rows(stream), first_row + kSplitRows);
+    const std::int32_t pos0 = view_.first_pos != nullptr ? view_.first_pos[stream] : 0;
+    for (std::int64_t row = first_row; row < end; row += kTileRows) {
+      const std::int32_t page = view_.indices[view_.indptr[stream] + row / format.page_size];
+      const auto slot = static_cast<int>(row % format.page_size);
+      const std::byte* base = view_.pages + page * view_.page_stride;
+      const auto n_rows = static_cast<int>(std::min<std::int64_t>(kTileRows, end - row));
+      Positions positions{nullptr, static_cast<std::int32_t>(pos0 + row)};
+      if (view_.slot_pos != nullptr) {
+        positions.listed = view_.slot_pos + std::int64_t{page} * format.page_size + slot;
+      }
+      const std::uint64_t* visible = nullptr;
+      if (!mask(u, positions, n_rows, scratch, &visible)) continue;
+      const auto k = format.k_tile(base, slot / kTileRows, head_in_page);
+      const auto v = format.v_tile(base, slot / kTileRows, head_in_page);
+      k_kernels_.score(view_.k_codec.value(), format.head_dim, k.tile, k.head, scratch.q, u.n_rows,
+                       scratch.scores);
+      softmax(u, visible, scratch, state);
+      v_kernels_.add(view_.v_codec.value(), format.head_dim, v.tile, v.head, scratch.scores,
+                     u.n_rows, state.acc);
+    }
+  }
+
+  void attend_raw(const Unit& u, const RawRows& rows, const Scratch& scratch,
+                  const PartialState& state) const noexcept {
+    const auto k_step = static_cast<std::int64_t>(dtype_bytes(view_.k_raw_dtype)) * rows.row_stride;
+    const auto v_step = static_cast<std::int64_t>(dtype_bytes(view_.v_raw_dtype)) * rows.row_stride;
+    for (std::int32_t row = 0; row < rows.n_rows; row += kTileRows) {
+      attend_rows(u, {nullptr, rows.first_pos + row}, std::min(kTileRows, rows.n_rows - row),
+                  view_.k_raw_dtype, static_cast<const std::byte*>(rows.k) + row * k_step,
+                  view_.v_raw_dtype, static_cast<const std::byte*>(rows.v) + row * v_step,
+                  rows.row_stride, scratch, state);
+    }
+  }
+
+  /// The query tokens' own K and V.
+  void attend_new(const Unit& u, const Scratch& scratch, const PartialState& state) const noexcept {
+    const std::int64_t stride = std::int64_t{view_.shape.n_kv_heads} * view_.shape.head_dim;
+    const std::int64_t begin = queries_.indptr[u.seq];
+    const std::int64_t end = queries_.indptr[u.seq + 1];
+    for (std::int64_t t = begin; t < end; t += kTileRows) {
+      const std::int64_t offset = t * stride + std::int64_t{u.head} * view_.shape.head_dim;
+      attend_rows(u, {queries_.pos + t, 0},
+                  static_cast<int>(std::min<std::int64_t>(kTileRows, end - t)), DType::f32,
+                  queries_.k_new + offset, DType::f32, queries_.v_new + offset, stride, scratch,
+                  state);
+    }
+  }
+
+  void attend_rows(const Unit& u, Positions positions, int n_rows, DType k_type, const void* k,
+                   DType v_type, const void* v, std::int64_t stride, const Scratch& scratch,
+                   const PartialState& state) const noexcept {
+    const std::uint64_t* visible = nullptr;
+    if (!mask(u, positions, n_rows, scratch, &visible)) return;
+    const int head_dim = view_.shape.head_dim;
+    table_.score_rows[static_cast<int>(k_type)](head_dim, k, stride, n_rows, scratch.q, u.n_rows,
+                                                scratch.scores);
+    softmax(u, visible, scratch, state);
+    table_.add_rows[static_cast<int>(v_type)](head_dim, v, stride, n_rows, scratch.scores, u.n_rows,
+                                              state.acc);
+  }
+
+  /// Rows of a tile that each query row sees. Returns false if none sees any; leaves *visible null
+  /// if all see all 64.
+  bool mask(const Unit& u, const Positions& positions, int n_rows, const Scratch& scratch,
+            const std::uint64_t** visible) const noexcept {
+    const int group = view_.shape.gqa_group();
+    std::uint64_t any = 0;
+    std::uint64_t all = ~std::uint64_t{0};
+    for (int t = 0; t < u.n_tokens; ++t) {
+      const std::uint64_t rows = visible_rows(positions, n_rows, queries_.pos[u.first_token + t]);
+      std::fill_n(scratch.visible + t * group, group, rows);
+      any |= rows;
+      all &= rows;
+    }
+    if (all != ~std::uint64_t{0}) *visible = scratch.visible;
+    return any != 0;
+  }
+
+  std::uint64_t visible_rows(const Positions& positions, int n_rows,
+                             std::int32_t q_pos) const noexcept {
+    if (positions.listed == nullptr) {
+      // Rows whose position is at most q_pos, as a run of low bits.
+      const std::int64_t first = positions.first;
+      const std::uint64_t past = low_bits(std::min<std::int64_t>(n_rows, q_pos - first + 1));
+      if (options_.window <= 0) return past;
+      const std::uint64_t too_old = low_bits(std::int64_t{q_pos} - options_.window + 1 - first);
+      return past & (~too_old | low_bits(options_.window_sinks - first));
+    }
+    std::uint64_t rows = 0;
+    for (int r = 0; r < n_rows; ++r) {
+      const std::int64_t pos = positions.listed[r];
+      const bool in_window = options_.window <= 0 || pos > std::int64_t{q_pos} - options_.window ||
+                             pos < options_.window_sinks;
+      rows |= static_cast<std::uint64_t>(pos <= q_pos && in_window) << r;
+    }
+    return rows;
+  }
+
+  static std::uint64_t low_bits(std::int64_t n) noexcept {
+    return n <= 0 ? 0 : n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
+  }
+
+  void softmax(const Unit& u, const std::uint64_t* visible, const Scratch& scratch,
+               const PartialState& state) const noexcept {
+    table_.softmax_tile(u.n_rows, view_.shape.head_dim, options_.sm_scale, options_.logits_soft_cap,
+                        visible, scratch.scores, state.m, state.l, state.acc);
+  }
+
+  /// Adds a split's state to the running one. Sums that stand at the same maximum are added as
+  /// they are, so exact sums stay exact.
+  void add_state(const PartialState& running, const PartialState& part, int n_rows) const noexcept {
+    const int head_dim = view_.shape.head_dim;
+    for (int i = 0; i < n_rows; ++i) {
+      if (part.m[i] == kEmpty) continue;
+      float* acc = running.acc + i * head_dim;
+      const float* more = part.acc + i * head_dim;
+      const float top = std::max(running.m[i], part.m[i]);
+      const float a = running.m[i] == kEmpty ? 0.0f : std::exp(running.m[i] - top);
+      const float b = std::exp(part.m[i] - top);
+      for (int c = 0; c < head_dim; ++c) acc[c] = acc[c] * a + more[c] * b;
+      running.l[i] = running.l[i] * a + part.l[i] * b;
+      running.m[i] = top;
+    }
+  }
+
+  /// Sink logits, normalisation, results.
+  void finish(const Unit& u, const PartialState& state) const noexcept {
+    const int head_dim = view_.shape.head_dim;
+    const int group = view_.shape.gqa_group();
+    for (int i = 0; i < u.n_rows; ++i) {
+      const std::int64_t q_head = u.head * group + i % group;
+      const std::int64_t row = (u.first_token + i / group) * view_.shape.n_q_heads + q_head;
+      float* out = out_ + row * head_dim;
+      float m = state.m[i];
+      float l = state.l[i];
+      float shrink = 1.0f;
+      if (options_.sink_logits != nullptr && options_.sink_logits[q_head] != kEmpty) {
+        const float sink = options_.sink_logits[q_head];
+        const float top = std::max(m, sink);
+        shrink = m == kEmpty ? 0.0f : std::exp(m - top);
+        l = l * shrink + std::exp(sink - top);
+        m = top;
+      }
+      for (int c = 0; c < head_dim; ++c) {
+        out[c] = l > 0.0f ? state.acc[i * head_dim + c] * shrink / l : 0.0f;
+      }
+      if (lse_ != nullptr) lse_[row] = l > 0.0f ? m + std::log(l) : kEmpty;
+    }
+  }
+
+  const KvView& view_;
+  const Queries& queries_;
+  float* out_;
+  float* lse_;
+  const AttendOptions& options_;
+  const cpu::Kernels& table_;
+  cpu::CodecKernels k_kernels_;
+  cpu::CodecKernels v_kernels_;
+  std::int64_t* unit_begin_;   ///< [n_seq + 1]
+  std::int64_t* state_begin_;  ///< [n_seq + 1]
+  float* memory_;              ///< states of split-parallel units
+  float* scratch_;             ///< [n_workers]
+};
+
+bool good_options(const AttendOptions& o) noexcept {
+  return std::isfinite(o.sm_scale) && o.sm_scale > 0.0f && std::isfinite(o.logits_soft_cap) &&
+         o.logits_soft_cap >= 0.0f && o.window >= 0 && o.window_sinks >= 0;
+}
+
+bool good_view(const KvView& v) noexcept {
+  if (v.n_seq < 0 || !v.k_codec || !v.v_codec || v.shape.n_kv_heads < 1 || v.format.span < 1 ||
+      v.shape.n_q_heads % v.shape.n_kv_heads != 0 || v.shape.gqa_group() < 1 ||
+      v.shape.gqa_group() > kMaxGqaGroup || v.shape.head_dim != v.format.head_dim ||
+      v.shape.n_kv_heads % v.format.span != 0 || v.format.page_size < kTileRows) {
+    return false;
+  }
+  if (v.n_seq == 0) return true;
+  if (v.indptr == nullptr) return false;
+  const std::int64_t n_pages = v.indptr[std::int64_t{v.n_seq} * v.n_streams_per_seq()];
+  return n_pages == 0 ||
+         (v.pages != nullptr && v.indices != nullptr && v.last_page_len != nullptr &&
+          v.page_stride >= static_cast<std::int64_t>(v.format.page_bytes()));
+}
+
+}  // namespace
+
+std::size_t attend_workspace_bytes(const KvView& view, const Queries& queries,
+                                   int n_workers) noexcept {
+  if (!good_view(view) || (view.n_seq > 0 && queries.indptr == nullptr)) return 0;
+  return Call::bytes(view, queries, std::max(1, n_workers));
+}
+
+Status attend(const KvView& view, const Queries& queries, float* out, float* lse,
+              const AttendOptions& options, std::span<std::byte> workspace,
+              const Executor& executor) noexcept {
+  if (!good_view(view) || !good_options(options)) return Status::invalid_argument;
+  if (view.n_seq == 0) return Status::ok;
+  if (queries.indptr == nullptr) return Status::invalid_argument;
+  if (queries.indptr[view.n_seq] == queries.indptr[0]) return Status::ok;
+  if (queries.q == nullptr || queries.pos == nullptr || out == nullptr ||
+      (queries.k_new == nullptr) != (queries.v_new == nullptr)) {
+    return Status::invalid_argument;
+  }
+  const int n_workers = executor.run == nullptr ? 1 : std::max(1, executor.n_workers);
+  if (workspace.size() < Call::bytes(view, queries, n_workers) ||
+      reinterpret_cast<std::uintptr_t>(workspace.data()) % 64 != 0) {
+    return Status::invalid_argument;
+  }
+  Call(view, queries, out, lse, options, workspace.data()).run(executor);
+  return Status::ok;
+}
+
+}  // namespace kvcodec

@@ -1,0 +1,136 @@
+// Attention over a Cache: transforms in, attention over the view, transform out.
+#include <cmath>
+#include <string>
+
+#include "kvcodec/attend/attend.hpp"
+
+namespace kvcodec {
+namespace {
+
+[[noreturn]] void fail(const std::string& what) { throw invalid_argument("attend: " + what); }
+
+std::string number(std::int64_t x) { return std::to_string(x); }
+
+void check_rows(const char* name, const AnyRows& rows, std::int64_t n_tokens,
+                std::int32_t head_dim) {
+  if (rows.n_tokens != n_tokens) {
+    fail(std::string(name) + ".n_tokens = " + number(rows.n_tokens) +
+         ", allowed: " + number(n_tokens) + ", the number of query tokens");
+  }
+  if (n_tokens > 0 && rows.data == nullptr) fail(std::string(name) + ".data is null");
+  if (rows.head_stride < head_dim && rows.head_stride != 0) {
+    fail(std::string(name) + ".head_stride = " + number(rows.head_stride) +
+         ", allowed: at least head_dim = " + number(head_dim));
+  }
+}
+
+void check_options(const AttendOptions& o) {
+  if (!std::isfinite(o.sm_scale) || o.sm_scale <= 0.0f) {
+    fail("sm_scale = " + std::to_string(o.sm_scale) + ", allowed: finite and > 0");
+  }
+  if (!std::isfinite(o.logits_soft_cap) || o.logits_soft_cap < 0.0f) {
+    fail("logits_soft_cap = " + std::to_string(o.logits_soft_cap) + ", allowed: finite and >= 0");
+  }
+  if (o.window < 0) fail("window = " + number(o.window) + ", allowed: 0 (off) or more");
+  if (o.window_sinks < 0) fail("window_sinks = " + number(o.window_sinks) + ", allowed: 0 or more");
+}
+
+/// Dense f32 copy [n_tokens, n_heads, head_dim], each row mapped by `map`.
+template <class Map>
+void load(const AnyRows& rows, std::int64_t n_heads, std::int32_t head_dim, std::vector<float>& to,
+          const Executor& executor, Map map) {
+  const auto n = static_cast<std::size_t>(rows.n_tokens * n_heads * head_dim);
+  if (to.size() < n) to.resize(n);
+  executor.parallel_for(rows.n_tokens, [&](std::int64_t token, int) {
+    for (std::int64_t head = 0; head < n_heads; ++head) {
+      float* x = to.data() + (token * n_heads + head) * head_dim;
+      const void* from = rows.row(token, head);
+      for (std::int32_t c = 0; c < head_dim; ++c) x[c] = load_value(rows.dtype, from, c);
+      map(x);
+    }
+  });
+}
+
+/// Positions of the query tokens: the newest tokens of their sequence.
+void fill_positions(const Cache& cache, std::int32_t layer, const Step& step,
+                    std::span<const std::int64_t> indptr, bool fresh,
+                    std::vector<std::int32_t>& pos) {
+  const auto n = static_cast<std::size_t>(indptr.back());
+  if (pos.size() < n) pos.resize(n);
+  for (std::size_t s = 0; s < step.seqs.size(); ++s) {
+    const std::int64_t held = cache.n_tokens(step.seqs[s], layer);
+    const std::int64_t n_query = indptr[s + 1] - indptr[s];
+    const std::int64_t first = fresh ? held : held - n_query;
+    if (first < 0) {
+      fail("sequence " + number(step.seqs[s]) + " has " + number(n_query) +
+           " query tokens but layer " + number(layer) + " holds " + number(held) + " tokens");
+    }
+    for (std::int64_t i = 0; i < n_query; ++i) {
+      pos[static_cast<std::size_t>(indptr[s] + i)] = static_cast<std::int32_t>(first + i);
+    }
+  }
+}
+
+}  // namespace
+
+std::span<std::byte> AttendWorkspace::bytes(std::size_t n) {
+  if (memory_.size() < n + 64) memory_.resize(n + 64);
+  const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
+  return {memory_.data() + (64 - address % 64) % 64, n};
+}
+
+void attend(const Cache& cache, std::int32_t layer, const Step& step, float* out, float* lse,
+            const AttendOptions& options, AttendWorkspace& w, const Executor& executor) {
+  check_options(options);
+  const KvView view = cache.view(layer, step.seqs, w.view);
+  const HeadShape& shape = view.shape;
+  const LayerConfig& config = cache.config().layers[static_cast<std::size_t>(layer)];
+  if (step.indptr.empty()) {
+    w.indptr.resize(step.seqs.size() + 1);
+    for (std::size_t i = 0; i < w.indptr.size(); ++i) w.indptr[i] = static_cast<std::int64_t>(i);
+  } else {
+    if (step.indptr.size() != step.seqs.size() + 1 || step.indptr[0] != 0) {
+      fail("indptr has " + number(static_cast<std::int64_t>(step.indptr.size())) +
+           " entries, allowed: one more than seqs, starting with 0");
+    }
+    for (std::size_t s = 0; s + 1 < step.indptr.size(); ++s) {
+      if (step.indptr[s + 1] < step.indptr[s]) fail("indptr decreases at " + std::to_string(s + 1));
+    }
+    w.indptr.assign(step.indptr.begin(), step.indptr.end());
+  }
+  const std::int64_t n_tokens = w.indptr.back();
+  if (n_tokens == 0) return;
+  const bool fresh = step.k_new.data != nullptr || step.v_new.data != nullptr;
+  check_rows("q", step.q, n_tokens, shape.head_dim);
+  if (fresh) {
+    check_rows("k_new", step.k_new, n_tokens, shape.head_dim);
+    check_rows("v_new", step.v_new, n_tokens, shape.head_dim);
+  }
+  if (out == nullptr) fail("out is null");
+  fill_positions(cache, layer, step, w.indptr, fresh, w.pos);
+
+  const int d = shape.head_dim;
+  load(step.q, shape.n_q_heads, d, w.q, executor,
+       [&](float* x) { config.k.transform.query(d, x); });
+  Queries queries{w.q.data(), w.indptr.data(), w.pos.data(), nullptr, nullptr};
+  if (fresh) {
+    load(step.k_new, shape.n_kv_heads, d, w.k, executor,
+         [&](float* x) { config.k.transform.forward(d, x); });
+    load(step.v_new, shape.n_kv_heads, d, w.v, executor,
+         [&](float* x) { config.v.transform.forward(d, x); });
+    queries.k_new = w.k.data();
+    queries.v_new = w.v.data();
+  }
+  const int n_workers = executor.run == nullptr ? 1 : executor.n_workers;
+  const Status status = attend(view, queries, out, lse, options,
+                               w.bytes(attend_workspace_bytes(view, queries, n_workers)), executor);
+  if (status != Status::ok) fail(to_string(status));
+  if (config.v.transform.is_identity()) return;
+  executor.parallel_for(n_tokens, [&](std::int64_t token, int) {
+    for (std::int64_t head = 0; head < shape.n_q_heads; ++head) {
+      config.v.transform.output(d, out + (token * shape.n_q_heads + head) * d);
+    }
+  });
+}
+
+}  // namespace kvcodec

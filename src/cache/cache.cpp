@@ -1,0 +1,323 @@
+#include "kvcodec/cache/cache.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <optional>
+
+#include "src/cache/layer_store.hpp"
+
+namespace kvcodec {
+namespace {
+
+struct Sequence {
+  std::vector<LayerStore> layers;
+  bool clamped = false;
+};
+
+void check_range(const std::string& where, const char* name, std::int64_t value, std::int64_t low,
+                 std::int64_t high) {
+  if (value >= low && value <= high) return;
+  throw invalid_argument(
+      bad_value(where.c_str(), name, value, std::to_string(low) + ".." + std::to_string(high)));
+}
+
+LayerInfo make_layer(const CacheConfig& config, std::size_t index) {
+  const std::string where = "CacheConfig layer " + std::to_string(index);
+  LayerInfo layer;
+  layer.shape = config.shape;
+  layer.config = config.layers[index];
+  const LayerConfig& c = layer.config;
+  check_range(where, "n_sink", c.n_sink, 0, 65536);
+  check_range(where, "n_recent", c.n_recent, 1, 65536);
+  check_range(where, "rollback_rows", c.rollback_rows, 0, 65536);
+  for (const SideConfig* side : {&c.k, &c.v}) {
+    const char* name = side == &c.k ? "k.codec" : "v.codec";
+    if (!side->codec) throw invalid_argument(bad_value(where.c_str(), name, "", "a codec"));
+    if (!side->transform.supports(config.shape.head_dim)) {
+      throw unsupported(where + ": transform " + side->transform.name() +
+                        " does not take head_dim = " + std::to_string(config.shape.head_dim));
+    }
+  }
+  layer.format = make_page_format(c.k.codec, c.v.codec, config.shape.head_dim,
+                                  config.shape.n_kv_heads, config.page_size);
+  layer.k_dtype = c.k.raw_dtype.value_or(default_raw_dtype(c.k.codec));
+  layer.v_dtype = c.v.raw_dtype.value_or(default_raw_dtype(c.v.codec));
+  return layer;
+}
+
+}  // namespace
+
+struct Cache::Impl {
+  CacheConfig config;
+  std::vector<LayerInfo> layers;
+  std::vector<PagePool> pools;  ///< one per page size in bytes
+  std::vector<std::optional<Sequence>> sequences;
+  AppendScratch scratch;
+
+  explicit Impl(CacheConfig c) : config(std::move(c)) {
+    check(config.shape);
+    check_range("CacheConfig", "number of layers", static_cast<std::int64_t>(config.layers.size()),
+                1, 65536);
+    check_range("CacheConfig", "max_tokens", config.max_tokens, 1,
+                std::numeric_limits<std::int32_t>::max());
+    check_range("CacheConfig", "max_sequences", config.max_sequences, 1, 1 << 20);
+    for (std::size_t i = 0; i < config.layers.size(); ++i) layers.push_back(make_layer(config, i));
+    make_pools();
+    sequences.resize(static_cast<std::size_t>(config.max_sequences));
+    scratch.row.resize(static_cast<std::size_t>(config.shape.head_dim));
+    scratch.rows.resize(static_cast<std::size_t>(kTileRows) * kMaxTileWidth);
+    std::size_t largest = 0;
+    for (const LayerInfo& layer : layers) {
+      largest = std::max({largest, layer.format.k_tile_bytes, layer.format.v_tile_bytes});
+    }
+    scratch.tile.resize(largest);
+  }
+
+  /// Layers whose pages have one size share a pool.
+  void make_pools() {
+    std::map<std::size_t, std::int64_t> n_pages;
+    for (const LayerInfo& layer : layers) {
+      // With pages of several tiles every sequence may leave its last page partly filled.
+      const std::int64_t partial = config.page_size > kTileRows ? config.max_sequences : 0;
+      const std::int64_t whole = (config.max_tokens + config.page_size - 1) / config.page_size;
+      n_pages[layer.format.page_bytes()] += layer.n_streams() * (whole + partial);
+    }
+    for (const auto& [bytes, n] : n_pages) pools.emplace_back(bytes, n);
+    for (LayerInfo& layer : layers) {
+      while (pools[layer.pool].page_bytes() != layer.format.page_bytes()) ++layer.pool;
+    }
+  }
+
+  bool is_open(SeqId seq) const noexcept {
+    return seq >= 0 && static_cast<std::size_t>(seq) < sequences.size() &&
+           sequences[static_cast<std::size_t>(seq)].has_value();
+  }
+
+  Sequence& at(SeqId seq) {
+    if (!is_open(seq)) throw invalid_argument(bad_value("Cache", "seq", seq, "an open sequence"));
+    return *sequences[static_cast<std::size_t>(seq)];
+  }
+
+  void check_layer(std::int32_t layer) const {
+    check_range("Cache", "layer", layer, 0, static_cast<std::int64_t>(layers.size()) - 1);
+  }
+
+  std::size_t free_slot() const {
+    const auto slot = std::find(sequences.begin(), sequences.end(), std::nullopt);
+    if (slot == sequences.end()) {
+      throw out_of_pages("Cache: all " + std::to_string(sequences.size()) +
+                         " sequences (max_sequences) are open");
+    }
+    return static_cast<std::size_t>(slot - sequences.begin());
+  }
+
+  PagePool& pool(std::size_t layer) noexcept { return pools[layers[layer].pool]; }
+
+  bool good_rows(const AnyRows& r) const noexcept {
+    return r.n_tokens >= 0 && (r.n_tokens == 0 || r.data != nullptr) &&
+           r.head_stride >= (config.shape.n_kv_heads > 1 ? config.shape.head_dim : 0) &&
+           r.token_stride >= 0;
+  }
+
+  Status append(SeqId seq, std::int32_t layer, const AnyRows& k, const AnyRows& v) noexcept {
+    if (!is_open(seq) || layer < 0 || static_cast<std::size_t>(layer) >= layers.size() ||
+        !good_rows(k) || !good_rows(v) || k.n_tokens != v.n_tokens) {
+      return Status::invalid_argument;
+    }
+    const auto l = static_cast<std::size_t>(layer);
+    Sequence& s = *sequences[static_cast<std::size_t>(seq)];
+    LayerStore& store = s.layers[l];
+    // Also keeps positions inside int32 and page lists inside what open() reserved.
+    if (k.n_tokens > config.max_tokens - store.n_tokens()) return Status::out_of_pages;
+    if (store.pages_needed(layers[l], pool(l), k.n_tokens) > pool(l).n_free()) {
+      return Status::out_of_pages;
+    }
+    s.clamped |= store.append(layers[l], pool(l), scratch, k, v);
+    return Status::ok;
+  }
+
+  [[noreturn]] void explain_append(Status status, SeqId seq, std::int32_t layer, const AnyRows& k,
+                                   const AnyRows& v) {
+    const std::int64_t held =
+        at(seq).layers[(check_layer(layer), static_cast<std::size_t>(layer))].n_tokens();
+    if (status == Status::out_of_pages) {
+      throw out_of_pages("Cache::append: no room for n_tokens = " + std::to_string(k.n_tokens) +
+                         " more tokens of sequence " + std::to_string(seq) + ", layer " +
+                         std::to_string(layer) + ", which has " + std::to_string(held) +
+                         "; max_tokens = " + std::to_string(config.max_tokens) + ", free pages: " +
+                         std::to_string(pool(static_cast<std::size_t>(layer)).n_free()));
+    }
+    if (k.n_tokens != v.n_tokens) {
+      throw invalid_argument(bad_value("Cache::append", "v.n_tokens", v.n_tokens,
+                                       "k.n_tokens = " + std::to_string(k.n_tokens)));
+    }
+    const AnyRows& bad = good_rows(k) ? v : k;
+    const char* name = good_rows(k) ? "v" : "k";
+    throw invalid_argument(std::string("Cache::append: ") + name +
+                           " has n_tokens = " + std::to_string(bad.n_tokens) +
+                           ", token_stride = " + std::to_string(bad.token_stride) +
+                           ", head_stride = " + std::to_string(bad.head_stride) +
+                           ", allowed: data that is not null, n_tokens >= 0, token_stride >= 0, "
+                           "head_stride >= head_dim = " +
+                           std::to_string(config.shape.head_dim));
+  }
+
+  CacheBytes bytes_of(const Sequence& s) const noexcept {
+    CacheBytes b;
+    b.tables = sizeof(Sequence);
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      const LayerStore& store = s.layers[l];
+      b.payload += store.n_pages() * static_cast<std::int64_t>(layers[l].format.page_bytes());
+      b.window += store.sinks().bytes() + store.recent().bytes();
+      b.tables += store.table_bytes();
+      b.n_values += 2 * store.n_tokens() * config.shape.n_kv_heads * config.shape.head_dim;
+    }
+    return b;
+  }
+};
+
+Cache::Cache(CacheConfig config) : impl_(std::make_unique<Impl>(std::move(config))) {}
+Cache::~Cache() = default;
+Cache::Cache(Cache&&) noexcept = default;
+Cache& Cache::operator=(Cache&&) noexcept = default;
+
+const CacheConfig& Cache::config() const noexcept { return impl_->config; }
+std::int32_t Cache::n_layers() const noexcept {
+  return static_cast<std::int32_t>(impl_->layers.size());
+}
+
+SeqId Cache::open() {
+  const std::size_t slot = impl_->free_slot();
+  Sequence s;
+  s.layers.reserve(impl_->layers.size());
+  for (const LayerInfo& layer : impl_->layers) {
+    s.layers.emplace_back(layer, impl_->config.max_tokens, impl_->config.page_size);
+  }
+  impl_->sequences[slot] = std::move(s);
+  return static_cast<SeqId>(slot);
+}
+
+void Cache::close(SeqId seq) {
+  Sequence& s = impl_->at(seq);
+  for (std::size_t l = 0; l < s.layers.size(); ++l) s.layers[l].give_back_pages(impl_->pool(l));
+  impl_->sequences[static_cast<std::size_t>(seq)].reset();
+}
+
+SeqId Cache::fork(SeqId seq) {
+  const Sequence& parent = impl_->at(seq);
+  const std::size_t slot = impl_->free_slot();
+  Sequence child = parent;
+  const std::int64_t page_size = impl_->config.page_size;
+  for (LayerStore& store : child.layers) {
+    store.reserve((impl_->config.max_tokens + page_size - 1) / page_size);
+  }
+  for (std::size_t l = 0; l < child.layers.size(); ++l) child.layers[l].share_pages(impl_->pool(l));
+  impl_->sequences[slot] = std::move(child);
+  return static_cast<SeqId>(slot);
+}
+
+bool Cache::is_open(SeqId seq) const noexcept { return impl_->is_open(seq); }
+
+void Cache::append(SeqId seq, std::int32_t layer, const AnyRows& k, const AnyRows& v) {
+  const Status status = impl_->append(seq, layer, k, v);
+  if (status != Status::ok) impl_->explain_append(status, seq, layer, k, v);
+}
+
+Status Cache::try_append(SeqId seq, std::int32_t layer, const AnyRows& k,
+                         const AnyRows& v) noexcept {
+  return impl_->append(seq, layer, k, v);
+}
+
+Status Cache::truncate(SeqId seq, std::int64_t n_tokens) noexcept {
+  if (!impl_->is_open(seq) || n_tokens < 0) return Status::invalid_argument;
+  Sequence& s = *impl_->sequences[static_cast<std::size_t>(seq)];
+  for (std::size_t l = 0; l < s.layers.size(); ++l) {
+    if (n_tokens > s.layers[l].n_tokens()) return Status::invalid_argument;
+    if (!s.layers[l].can_truncate(impl_->layers[l], n_tokens)) return Status::cannot_truncate;
+  }
+  for (std::size_t l = 0; l < s.layers.size(); ++l) {
+    s.layers[l].truncate(impl_->layers[l], impl_->pool(l), n_tokens);
+  }
+  return Status::ok;
+}
+
+std::int64_t Cache::n_tokens(SeqId seq, std::int32_t layer) const {
+  impl_->check_layer(layer);
+  return impl_->at(seq).layers[static_cast<std::size_t>(layer)].n_tokens();
+}
+
+bool Cache::has_clamped(SeqId seq) const { return impl_->at(seq).clamped; }
+
+CacheBytes Cache::bytes() const noexcept {
+  CacheBytes all;
+  for (const auto& s : impl_->sequences) {
+    if (!s) continue;
+    const CacheBytes one = impl_->bytes_of(*s);
+    all.window += one.window;
+    all.tables += one.tables;
+    all.n_values += one.n_values;
+  }
+  for (const PagePool& pool : impl_->pools) {
+    const std::int64_t used = pool.n_pages() - pool.n_free();
+    all.payload += used * static_cast<std::int64_t>(pool.page_bytes());
+  }
+  return all;
+}
+
+CacheBytes Cache::bytes(SeqId seq) const { return impl_->bytes_of(impl_->at(seq)); }
+
+std::int64_t Cache::free_pages(std::int32_t layer) const noexcept {
+  if (layer < 0 || layer >= n_layers()) return 0;
+  return impl_->pool(static_cast<std::size_t>(layer)).n_free();
+}
+
+KvView Cache::view(std::int32_t layer, std::span<const SeqId> seqs, ViewBuffers& b) const {
+  impl_->check_layer(layer);
+  const auto l = static_cast<std::size_t>(layer);
+  const LayerInfo& info = impl_->layers[l];
+  b.indptr.assign(1, 0);
+  b.indices.clear();
+  b.last_page_len.clear();
+  b.first_pos.clear();
+  b.sinks.clear();
+  b.recent.clear();
+  for (const SeqId seq : seqs) {
+    const LayerStore& store = impl_->at(seq).layers[l];
+    const auto n_sink = static_cast<std::int32_t>(store.n_sink());
+    const auto n_encoded = static_cast<std::int32_t>(store.n_encoded());
+    const std::int32_t page_size = info.format.page_size;
+    for (int stream = 0; stream < info.n_streams(); ++stream) {
+      const auto& pages = store.pages(stream);
+      b.indices.insert(b.indices.end(), pages.begin(), pages.end());
+      b.indptr.push_back(static_cast<std::int64_t>(b.indices.size()));
+      b.last_page_len.push_back(pages.empty() ? 0 : (n_encoded - 1) % page_size + 1);
+      b.first_pos.push_back(n_sink);
+    }
+    for (std::int32_t head = 0; head < info.shape.n_kv_heads; ++head) {
+      const std::int64_t stride = info.shape.head_dim;
+      b.sinks.push_back({store.sinks().k(head, 0), store.sinks().v(head, 0), stride, n_sink, 0});
+      b.recent.push_back({store.recent().k(head, 0), store.recent().v(head, 0), stride,
+                          static_cast<std::int32_t>(store.n_recent()), n_sink + n_encoded});
+    }
+  }
+  KvView view;
+  view.shape = info.shape;
+  view.n_seq = static_cast<std::int32_t>(seqs.size());
+  view.k_codec = info.config.k.codec;
+  view.v_codec = info.config.v.codec;
+  view.format = info.format;
+  view.pages = impl_->pools[info.pool].base();
+  view.page_stride = static_cast<std::int64_t>(info.format.page_bytes());
+  view.indptr = b.indptr.data();
+  view.indices = b.indices.data();
+  view.last_page_len = b.last_page_len.data();
+  view.first_pos = b.first_pos.data();
+  view.sinks = b.sinks.data();
+  view.recent = b.recent.data();
+  view.k_raw_dtype = info.k_dtype;
+  view.v_raw_dtype = info.v_dtype;
+  return view;
+}
+
+}  // namespace kvcodec
