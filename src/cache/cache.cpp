@@ -19,7 +19,7 @@ void check_range(const std::string& where, const char* name, std::int64_t value,
                  std::int64_t high) {
   if (value >= low && value <= high) return;
   throw invalid_argument(
-      bad_value(where.c_str(), name, value, std::to_string(low) + ".." + std::to_string(high)));
+      bad_value(where, name, value, std::to_string(low) + ".." + std::to_string(high)));
 }
 
 LayerInfo make_layer(const CacheConfig& config, std::size_t index) {
@@ -33,7 +33,7 @@ LayerInfo make_layer(const CacheConfig& config, std::size_t index) {
   check_range(where, "rollback_rows", c.rollback_rows, 0, 65536);
   for (const SideConfig* side : {&c.k, &c.v}) {
     const char* name = side == &c.k ? "k.codec" : "v.codec";
-    if (!side->codec) throw invalid_argument(bad_value(where.c_str(), name, "", "a codec"));
+    if (!side->codec) throw invalid_argument(bad_value(where, name, "", "a codec"));
     if (!side->transform.supports(config.shape.head_dim)) {
       throw unsupported(where + ": transform " + side->transform.name() +
                         " does not take head_dim = " + std::to_string(config.shape.head_dim));

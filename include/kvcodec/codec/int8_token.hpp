@@ -46,19 +46,21 @@ struct Int8Token {
     const TileLayout at = layout(side, head_dim);
     bool finite = true;
     for (int row = 0; row < kTileRows; ++row) {
-      const float* values = x + row * head_dim;
+      float values[kMaxHeadDim];
+      std::uint8_t codes[kMaxHeadDim];
       float largest = 0.0f;
-      for (int channel = 0; channel < head_dim; ++channel) {
-        finite = finite && is_finite(values[channel]);
-        const float a = abs_of(clamp_finite(values[channel], kLimit));
+      for (int c = 0; c < head_dim; ++c) {
+        finite &= is_finite(x[row * head_dim + c]);
+        values[c] = clamp_finite(x[row * head_dim + c], kLimit);
+        const float a = abs_of(values[c]);
         largest = a > largest ? a : largest;
       }
       const f16 scale = scale_for(largest);
-      const float s = to_f32(scale);
-      for (int channel = 0; channel < head_dim; ++channel) {
-        const int code = s > 0.0f ? code_of(clamp_finite(values[channel], kLimit) / s) : 0;
-        at.put(out, row, channel, static_cast<std::uint32_t>(code) & 0xffu);
+      const float s = scale.bits != 0 ? to_f32(scale) : kF32Max;
+      for (int c = 0; c < head_dim; ++c) {
+        codes[c] = static_cast<std::uint8_t>(static_cast<unsigned>(code_of(values[c] / s)) & 0xffu);
       }
+      at.put_row(out, row, codes);
       put_scale(out + scale_offset(head_dim), row, scale.bits);
     }
     return finite;

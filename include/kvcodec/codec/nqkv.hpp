@@ -4,8 +4,9 @@
 // Source   NQKV, arXiv 2505.16210 (blockwise NF4 along the token); table of QLoRA, arXiv 2305.14314.
 // Bytes    head_span planes of codes, 4 bits per value (tile_layout.hpp), one per head; then one
 //          plane of f16 scales per group, groups in channel order (head 0's first).
-// Group    `group` neighbouring values of one token share a scale: 32, 64 or 128 inside a head, or
-//          a multiple of head_dim up to 256 spanning neighbouring heads (256 is the paper's).
+// Group    `group` neighbouring values of one token share a scale: inside a head, where the last
+//          group is short if head_dim is no multiple of it, or, with a group that is a multiple of
+//          head_dim, across neighbouring heads (256 is the paper's).
 // Scale    a = f16(max |x|): rounded to storage first, then used, so that the rounding of the
 //          scale costs nothing but at most 2^-11 of clipping. Optional: a = f16(multiplier * max),
 //          or the best of 36 such multipliers by squared error ("search").
@@ -93,14 +94,14 @@ struct NormalQuantile {
   KVCODEC_HD constexpr bool supports(int head_dim) const noexcept {
     if (head_dim < kMinHeadDim || head_dim > kMaxHeadDim || head_dim % kLanes != 0) return false;
     if (group != 32 && group != 64 && group != 128 && group != 256) return false;
-    return group > head_dim ? group % head_dim == 0 : head_dim % group == 0;
+    return group <= head_dim || group % head_dim == 0;
   }
   KVCODEC_HD constexpr std::size_t tile_bytes(int head_dim) const noexcept {
     return scale_offset(head_dim) + kScalePlaneBytes * static_cast<std::size_t>(n_groups(head_dim));
   }
   /// Scales per token in a tile.
   KVCODEC_HD constexpr int n_groups(int head_dim) const noexcept {
-    return head_span(head_dim) * head_dim / group;
+    return (head_span(head_dim) * head_dim + group - 1) / group;
   }
   /// Offset of the first plane of scales; the planes of codes of all heads stand before it.
   KVCODEC_HD constexpr std::size_t scale_offset(int head_dim) const noexcept {
@@ -118,14 +119,25 @@ struct NormalQuantile {
 
   KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
                               std::byte* out) const noexcept {
+    const TileLayout at = layout(side, head_dim);
     const int width = head_span(head_dim) * head_dim;
     bool finite = true;
     for (int row = 0; row < kTileRows; ++row) {
+      float values[kMaxWidth];
+      std::uint8_t codes[kMaxWidth];
+      for (int i = 0; i < width; ++i) {
+        finite &= is_finite(x[row * width + i]);
+        values[i] = clamp_finite(x[row * width + i], kF16Max);
+      }
       for (int first = 0; first < width; first += group) {
-        const float* values = x + row * width + first;
-        const f16 scale = scale_for(values, finite);
+        const int n = width - first < group ? width - first : group;
+        const f16 scale = scale_for(values + first, n);
         put_scale(scale_plane(out, head_dim, first), row, scale.bits);
-        put_group(side, head_dim, values, to_f32(scale), out, row, first);
+        put_codes(values + first, n, to_f32(scale), codes + first);
+      }
+      for (int head = 0; head * head_dim < width; ++head) {
+        at.put_row(out + at.plane_bytes() * static_cast<std::size_t>(head), row,
+                   codes + head * head_dim);
       }
     }
     return finite;
@@ -163,6 +175,8 @@ struct NormalQuantile {
   }
 
  private:
+  static constexpr int kMaxWidth = 256;  ///< channels of a tile over all its heads
+
   KVCODEC_HD static constexpr TileLayout layout(Side side, int head_dim) noexcept {
     return {side, 4, head_dim};
   }
@@ -174,19 +188,19 @@ struct NormalQuantile {
            kScalePlaneBytes * static_cast<std::size_t>(channel / group);
   }
 
-  KVCODEC_HD f16 scale_for(const float* values, bool& finite) const noexcept {
+  KVCODEC_HD f16 scale_for(const float* values, int n) const noexcept {
     float largest = 0.0f;
-    for (int i = 0; i < group; ++i) {
-      finite = finite && is_finite(values[i]);
-      const float a = abs_of(clamp_finite(values[i], kF16Max));
+    for (int i = 0; i < n; ++i) {
+      const float a = abs_of(values[i]);
       largest = a > largest ? a : largest;
     }
     if (rule == ScaleRule::absmax) return to_f16(multiplier * largest);
     f16 best = to_f16(largest);
-    float best_error = squared_error(values, to_f32(best));
+    double best_error = squared_error(values, n, to_f32(best));
     for (int i = 0; i < kCandidates; ++i) {
-      const f16 candidate = to_f16(__builtin_fmaf(kStep, static_cast<float>(i), kFirst) * largest);
-      const float error = squared_error(values, to_f32(candidate));
+      const float factor = __builtin_fmaf(kStep, static_cast<float>(i), kFirst);
+      const f16 candidate = to_f16(clamp_finite(factor * largest, kF16Max));
+      const double error = squared_error(values, n, to_f32(candidate));
       if (error < best_error) {
         best = candidate;
         best_error = error;
@@ -195,28 +209,28 @@ struct NormalQuantile {
     return best;
   }
 
-  /// Explicit fused operations: the choice of a scale must not depend on the compiler's fusing.
-  KVCODEC_HD float squared_error(const float* values, float scale) const noexcept {
-    float sum = 0.0f;
-    for (int i = 0; i < group; ++i) {
-      const float x = clamp_finite(values[i], kF16Max);
-      const float level = scale > 0.0f ? Table::table.level[code_of(x / scale)] : 0.0f;
-      const float error = __builtin_fmaf(-scale, level, x);
-      sum = __builtin_fmaf(error, error, sum);
+  /// Every product here is exact in float64, so that the choice of a scale cannot depend on which
+  /// of them a compiler fuses with an addition.
+  KVCODEC_HD static double squared_error(const float* values, int n, float scale) noexcept {
+    std::uint8_t codes[kMaxWidth];
+    put_codes(values, n, scale, codes);
+    double sum = 0.0;
+    for (int i = 0; i < n; ++i) {
+      const double level = static_cast<double>(Table::table.level[codes[i]]);
+      const auto error = static_cast<double>(
+          static_cast<float>(static_cast<double>(values[i]) - static_cast<double>(scale) * level));
+      sum += error * error;
     }
     return sum;
   }
 
-  KVCODEC_HD void put_group(Side side, int head_dim, const float* values, float scale,
-                            std::byte* out, int row, int first) const noexcept {
-    const TileLayout at = layout(side, head_dim);
-    for (int i = 0; i < group; ++i) {
-      const int channel = first + i;
-      const float x = clamp_finite(values[i], kF16Max);
-      const int code = scale > 0.0f ? code_of(x / scale) : Table::zero_code;
-      std::byte* plane = out + at.plane_bytes() * static_cast<std::size_t>(channel / head_dim);
-      at.put(plane, row, channel % head_dim, static_cast<std::uint32_t>(code));
+  KVCODEC_HD static void put_codes(const float* values, int n, float scale,
+                                   std::uint8_t* codes) noexcept {
+    if (!(scale > 0.0f)) {
+      for (int i = 0; i < n; ++i) codes[i] = Table::zero_code;
+      return;
     }
+    for (int i = 0; i < n; ++i) codes[i] = static_cast<std::uint8_t>(code_of(values[i] / scale));
   }
 };
 
@@ -251,7 +265,7 @@ std::string NormalQuantile<Table>::name() const {
 }
 
 template <class Table>
-constexpr LossBounds NormalQuantile<Table>::loss(int) const noexcept {
+constexpr LossBounds NormalQuantile<Table>::loss(int head_dim) const noexcept {
   // Means over Gaussian groups of 32, 64, 128, 256 values, for NF4 by absmax, NF4 by search (the
   // best of a finer set would be about 2 % lower) and the symmetric table by the same two rules.
   constexpr double kMean[2][2][4] = {
@@ -261,6 +275,8 @@ constexpr LossBounds NormalQuantile<Table>::loss(int) const noexcept {
   const bool symmetric = Table::table.level[7] != 0.0f;
   const double mean = kMean[symmetric ? 1 : 0][rule == ScaleRule::search ? 1 : 0][size];
   if (multiplier != 1.0f) return {0.85 * mean, 10.0 * mean};
+  const bool has_short_group = group < head_dim && head_dim % group != 0;
+  if (has_short_group) return {0.85 * mean, 1.03 * mean};
   return {0.97 * mean, 1.03 * mean};
 }
 

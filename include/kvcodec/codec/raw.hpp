@@ -46,11 +46,13 @@ struct RawCodec {
     const TileLayout at = layout(side, head_dim);
     bool finite = true;
     for (int row = 0; row < kTileRows; ++row) {
-      for (int channel = 0; channel < head_dim; ++channel) {
-        const float value = x[row * head_dim + channel];
-        finite = finite && is_finite(value);
-        at.put(out, row, channel, to_code(clamp_finite(value, dtype_max(dtype_of<T>))));
+      std::uint32_t codes[kMaxHeadDim];
+      for (int c = 0; c < head_dim; ++c) {
+        const float value = x[row * head_dim + c];
+        finite &= is_finite(value);
+        codes[c] = to_code(clamp_finite(value, dtype_max(dtype_of<T>)));
       }
+      at.put_row(out, row, codes);
     }
     return finite;
   }

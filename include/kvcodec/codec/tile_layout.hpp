@@ -85,6 +85,34 @@ struct TileLayout {
     word = (word & ~mask) | ((code << p.shift) & mask);
     memcpy(plane + 4 * p.word, &word, 4);
   }
+
+  /// Writes the codes of a whole row, codes[head_dim]; the same bytes as put() of each.
+  template <class Code>
+  KVCODEC_HD void put_row(std::byte* plane, int row, const Code* codes) const noexcept {
+    if (side == Side::value) {
+      const Place first = place(row, 0);
+      const std::size_t group = static_cast<std::size_t>(kTileRows / per_word()) * kLanes;
+      const std::uint32_t mask = (bits == 32 ? 0xffffffffu : (1u << bits) - 1u) << first.shift;
+      for (int c = 0; c < head_dim; ++c) {
+        std::byte* at = plane + 4 * (first.word + static_cast<std::size_t>(c / kLanes) * group +
+                                     static_cast<std::size_t>(c % kLanes));
+        std::uint32_t word;
+        memcpy(&word, at, 4);
+        word = (word & ~mask) | (static_cast<std::uint32_t>(codes[c]) << first.shift);
+        memcpy(at, &word, 4);
+      }
+      return;
+    }
+    const int n = per_word();
+    std::byte* at = plane + 4 * place(row, 0).word;
+    for (int c = 0; c < head_dim; c += n, at += 4 * kLanes) {
+      std::uint32_t word = 0;
+      for (int e = 0; e < n; ++e) {
+        word |= static_cast<std::uint32_t>(codes[c + e]) << place(row, c + e).shift;
+      }
+      memcpy(at, &word, 4);
+    }
+  }
 };
 
 /// Copies the codes of rows begin..end-1 from one plane to another of the same layout.

@@ -63,15 +63,16 @@ constexpr const char* to_string(Status s) noexcept {
 
 /// Builds the usual message: "<what>: <name> = <value>, allowed: <allowed>".
 template <class V>
-std::string bad_value(const char* what, const char* name, const V& value,
+std::string bad_value(const std::string& what, const char* name, const V& value,
                       const std::string& allowed) {
-  std::string text;
+  std::string text = what;
+  text.append(": ").append(name).append(" = ");
   if constexpr (requires { std::to_string(value); }) {
-    text = std::to_string(value);
+    text.append(std::to_string(value));
   } else {
-    text = "\"" + std::string(value) + "\"";
+    text.append(1, '"').append(value).append(1, '"');
   }
-  return std::string(what) + ": " + name + " = " + text + ", allowed: " + allowed;
+  return text.append(", allowed: ").append(allowed);
 }
 
 }  // namespace kvcodec
