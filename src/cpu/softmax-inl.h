@@ -1,0 +1,126 @@
+// One step of the online softmax over a tile of scores, with its own exp and tanh.
+
+#if defined(KVCODEC_CPU_SOFTMAX_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVCODEC_CPU_SOFTMAX_INL_H_
+#undef KVCODEC_CPU_SOFTMAX_INL_H_
+#else
+#define KVCODEC_CPU_SOFTMAX_INL_H_
+#endif
+
+#include <cstring>
+
+#include "lines-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvcodec::cpu::HWY_NAMESPACE {
+
+using MF = hn::Mask<DF>;
+
+/// exp(x) for x <= 88: relative error below 2e-7, exp(0) is 1 exactly, 0 where the result would be
+/// below the smallest normal number, NaN stays NaN.
+HWY_INLINE VF exp_of(VF x) {
+  const DF d;
+  const DI di;
+  const VF n = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504089f)));
+  // x - n * ln 2 in two parts; n times the first is exact.
+  VF r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);
+  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
+  VF p = hn::MulAdd(hn::Set(d, 1.9875691500e-4f), r, hn::Set(d, 1.3981999507e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 8.3334519073e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 4.1665795894e-2f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.6666665459e-1f));
+  p = hn::MulAdd(p, r, hn::Set(d, 5.0000001201e-1f));
+  p = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), hn::Set(d, 1.0f));
+  const auto exponent = hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127));
+  const VF power = hn::BitCast(d, hn::ShiftLeft<23>(exponent));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.3f)), hn::Mul(p, power));
+}
+
+/// tanh(x): error below 3e-7, relative near 0.
+HWY_INLINE VF tanh_of(VF x) {
+  const DF d;
+  const VF one = hn::Set(d, 1.0f);
+  const VF a = hn::Abs(x);
+  const VF e = exp_of(hn::Mul(hn::Set(d, 2.0f), hn::Min(a, hn::Set(d, 10.0f))));
+  const VF far = hn::Sub(one, hn::Div(hn::Set(d, 2.0f), hn::Add(e, one)));
+  const VF z = hn::Mul(x, x);
+  VF p = hn::MulAdd(hn::Set(d, -5.70498872745e-3f), z, hn::Set(d, 2.06390887954e-2f));
+  p = hn::MulAdd(p, z, hn::Set(d, -5.37397155531e-2f));
+  p = hn::MulAdd(p, z, hn::Set(d, 1.33314422036e-1f));
+  p = hn::MulAdd(p, z, hn::Set(d, -3.33332819422e-1f));
+  const VF near = hn::MulAdd(hn::Mul(p, z), x, x);
+  return hn::IfThenElse(hn::Lt(a, hn::Set(d, 0.625f)), near, hn::CopySign(far, x));
+}
+
+/// Bits row..row+N-1 of `rows` as a mask.
+HWY_INLINE MF rows_mask(std::uint64_t rows, int row) {
+  const std::uint64_t shifted = rows >> row;
+  std::uint8_t bytes[8];
+  std::memcpy(bytes, &shifted, sizeof(bytes));
+  return hn::LoadMaskBits(DF(), bytes);
+}
+
+/// Replaces scores by logits; returns their maximum over `rows`.
+HWY_INLINE float take_logits(float sm_scale, float soft_cap, std::uint64_t rows, float* s) {
+  const DF d;
+  const VF lowest = hn::Neg(hn::Inf(d));
+  const VF scale = hn::Set(d, sm_scale);
+  VF top = lowest;
+  for (int row = 0; row < kTileRows; row += kN) {
+    VF logit = hn::Mul(scale, hn::LoadU(d, s + row));
+    if (soft_cap > 0.0f) {
+      const VF cap = hn::Set(d, soft_cap);
+      logit = hn::Mul(cap, tanh_of(hn::Div(logit, cap)));
+    }
+    hn::StoreU(logit, d, s + row);
+    top = hn::Max(top, hn::IfThenElse(rows_mask(rows, row), logit, lowest));
+  }
+  return hn::GetLane(hn::MaxOfLanes(d, top));
+}
+
+/// Replaces logits by exp(logit - m) and by 0 outside `rows`; returns the sum.
+HWY_INLINE float take_weights(float m, std::uint64_t rows, float* s) {
+  const DF d;
+  const VF top = hn::Set(d, m);
+  VF sum = hn::Zero(d);
+  for (int row = 0; row < kTileRows; row += kN) {
+    const VF e = exp_of(hn::Sub(hn::LoadU(d, s + row), top));
+    const VF weight = hn::IfThenElseZero(rows_mask(rows, row), e);
+    hn::StoreU(weight, d, s + row);
+    sum = hn::Add(sum, weight);
+  }
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+inline void softmax_tile(int n_q, int head_dim, float sm_scale, float soft_cap,
+                         const std::uint64_t* visible, float* scores, float* m, float* l,
+                         float* acc) {
+  const DF d;
+  for (int i = 0; i < n_q; ++i) {
+    float* s = scores + i * kTileRows;
+    const std::uint64_t rows = visible != nullptr ? visible[i] : ~std::uint64_t{0};
+    if (rows == 0) {
+      for (int row = 0; row < kTileRows; row += kN) hn::StoreU(hn::Zero(d), d, s + row);
+      continue;
+    }
+    const float top = take_logits(sm_scale, soft_cap, rows, s);
+    const bool grows = top > m[i];
+    const float new_m = grows ? top : m[i];
+    const float sum = take_weights(new_m, rows, s);
+    if (grows) {
+      const VF shrink = exp_of(hn::Set(d, m[i] - new_m));
+      float* out = acc + i * head_dim;
+      for (int c = 0; c < head_dim; c += kN) {
+        hn::StoreU(hn::Mul(hn::LoadU(d, out + c), shrink), d, out + c);
+      }
+      l[i] = l[i] * hn::GetLane(shrink);
+      m[i] = new_m;
+    }
+    l[i] += sum;
+  }
+}
+
+}  // namespace kvcodec::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard

@@ -1,0 +1,17 @@
+# Makes hwy::hwy known, from Highway's own package file or from pkg-config. Used by the build and,
+# because a static library's consumers link what it links, by the installed package.
+if(NOT TARGET hwy::hwy)
+  find_package(hwy QUIET CONFIG)
+endif()
+if(NOT TARGET hwy::hwy)
+  find_package(PkgConfig QUIET)
+  if(PkgConfig_FOUND)
+    pkg_check_modules(KVCODEC_HWY QUIET IMPORTED_TARGET GLOBAL libhwy)
+  endif()
+  if(TARGET PkgConfig::KVCODEC_HWY)
+    add_library(hwy::hwy INTERFACE IMPORTED GLOBAL)
+    target_link_libraries(hwy::hwy INTERFACE PkgConfig::KVCODEC_HWY)
+  else()
+    message(FATAL_ERROR "kvcodec needs Google Highway (Debian and Ubuntu: libhwy-dev)")
+  endif()
+endif()

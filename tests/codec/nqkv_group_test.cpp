@@ -1,0 +1,178 @@
+// Groups, scale rules and error statistics of nqkv and nqsym.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "kvcodec/codec/nqkv.hpp"
+#include "tests/support/codecs.hpp"
+#include "tests/support/inputs.hpp"
+
+namespace kvcodec {
+namespace {
+
+template <class C>
+std::vector<std::byte> encode(const C& codec, Side side, int head_dim, const std::vector<float>& x) {
+  std::vector<std::byte> bytes(codec.tile_bytes(head_dim));
+  EXPECT_TRUE(codec.encode_tile(side, head_dim, x.data(), bytes.data()));
+  return bytes;
+}
+
+template <class C>
+std::vector<float> round_trip(const C& codec, Side side, int head_dim, const std::vector<float>& x) {
+  const std::vector<std::byte> bytes = encode(codec, side, head_dim, x);
+  std::vector<float> y(x.size());
+  codec.decode_tile(side, head_dim, bytes.data(), y.data());
+  return y;
+}
+
+TEST(NqkvGroups, SupportsAndSizes) {
+  struct Case {
+    int group, head_dim, span;
+    std::size_t bytes;
+  };
+  for (const Case& c : {Case{32, 64, 1, 64 * 32 + 2 * 128}, Case{64, 64, 1, 64 * 32 + 128},
+                        Case{128, 64, 2, 2 * 64 * 32 + 128}, Case{256, 64, 4, 4 * 64 * 32 + 128},
+                        Case{32, 96, 1, 64 * 48 + 3 * 128}, Case{256, 128, 2, 2 * 64 * 64 + 128},
+                        Case{64, 256, 1, 64 * 128 + 4 * 128}, Case{256, 256, 1, 64 * 128 + 128},
+                        Case{64, 80, 1, 64 * 40 + 2 * 128}, Case{64, 96, 1, 64 * 48 + 2 * 128}}) {
+    const Nqkv codec{c.group};
+    ASSERT_TRUE(codec.supports(c.head_dim)) << c.group << " " << c.head_dim;
+    EXPECT_EQ(codec.head_span(c.head_dim), c.span) << c.group << " " << c.head_dim;
+    EXPECT_EQ(codec.tile_bytes(c.head_dim), c.bytes) << c.group << " " << c.head_dim;
+  }
+  for (const auto& [group, head_dim] : {std::pair{128, 80}, {256, 96}, {64, 48}, {64, 72}, {64, 512}}) {
+    EXPECT_FALSE(Nqkv{group}.supports(head_dim)) << group << " " << head_dim;
+  }
+  EXPECT_FALSE(Nqkv{48}.supports(96));
+}
+
+// g256 at head_dim 128: heads 0 and 1 share a scale, tokens do not.
+TEST(NqkvGroups, SpanHeads) {
+  const Nqkv codec{256};
+  std::vector<float> x(kTileRows * 256, 0.25f);
+  x[5 * 256 + 200] = 4.0f;  // token 5, head 1
+  for (const Side side : test::kSides) {
+    const std::vector<float> y = round_trip(codec, side, 128, x);
+    EXPECT_EQ(y[4 * 256 + 10], 0.25f);
+    EXPECT_EQ(y[5 * 256 + 200], 4.0f);
+    EXPECT_NE(y[5 * 256 + 10], 0.25f) << "head 0 of token 5 must use the scale of head 1";
+    const std::vector<std::byte> bytes = encode(codec, side, 128, x);
+    EXPECT_EQ(get_scale(bytes.data() + 2 * 64 * 64, 5), to_f16(4.0f).bits);
+    EXPECT_EQ(get_scale(bytes.data() + 2 * 64 * 64, 4), to_f16(0.25f).bits);
+  }
+}
+
+TEST(NqkvGroups, PlanesOfScalesInChannelOrder) {
+  const Nqkv codec{32};
+  std::vector<float> x(kTileRows * 96);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(1 + i % 96 / 32);
+  const std::vector<std::byte> bytes = encode(codec, Side::value, 96, x);
+  for (int g = 0; g < 3; ++g) {
+    for (int row = 0; row < kTileRows; ++row) {
+      EXPECT_EQ(get_scale(bytes.data() + 64 * 48 + 128 * g, row),
+                to_f16(static_cast<float>(1 + g)).bits);
+    }
+  }
+}
+
+// Groups of 64 at head_dim 80: the second group of a token has 16 values.
+TEST(NqkvGroups, TheLastGroupOfAHeadMayBeShort) {
+  const Nqkv codec{64};
+  std::vector<float> x(kTileRows * 80, 0.5f);
+  x[7 * 80 + 63] = 8.0f;   // row 7, last value of the first group
+  x[9 * 80 + 64] = -8.0f;  // row 9, first value of the short group
+  for (const Side side : test::kSides) {
+    const std::vector<float> y = round_trip(codec, side, 80, x);
+    EXPECT_NE(y[7 * 80 + 62], 0.5f);
+    EXPECT_EQ(y[7 * 80 + 64], 0.5f);
+    EXPECT_EQ(y[9 * 80 + 63], 0.5f);
+    EXPECT_NE(y[9 * 80 + 79], 0.5f);
+    EXPECT_EQ(y[10 * 80], 0.5f);
+  }
+}
+
+TEST(NqkvGroups, MultiplierScalesTheMaximum) {
+  const Nqkv codec = Nqkv::parse("g64:x0.75");
+  std::vector<float> x(kTileRows * 64, 0.0f);
+  for (std::size_t row = 0; row < kTileRows; ++row) x[row * 64] = -2.0f;
+  const std::vector<float> y = round_trip(codec, Side::key, 64, x);
+  EXPECT_EQ(y[0], -1.5f);
+  EXPECT_EQ(y[1], 0.0f);
+}
+
+template <class C>
+double group_error(const C& codec, const std::vector<float>& x, std::size_t first) {
+  const std::vector<float> y = round_trip(codec, Side::key, 64, x);
+  double sum = 0.0;
+  for (std::size_t i = first; i < first + static_cast<std::size_t>(codec.group); ++i) {
+    const double e = static_cast<double>(x[i]) - static_cast<double>(y[i]);
+    sum += e * e;
+  }
+  return sum;
+}
+
+TEST(NqkvGroups, SearchIsNeverWorseThanAbsmax) {
+  for (const test::Input kind : test::kAllInputs) {
+    const std::vector<float> x = test::make_rows(kind, kTileRows, 64, 3);
+    for (const std::string group : {"g32", "g64"}) {
+      const Nqkv absmax = Nqkv::parse(group);
+      const Nqkv search = Nqkv::parse(group + ":search");
+      for (std::size_t first = 0; first < x.size(); first += static_cast<std::size_t>(absmax.group)) {
+        // The choice is made on f32 sums.
+        ASSERT_LE(group_error(search, x, first), group_error(absmax, x, first) * (1.0 + 1e-5))
+            << to_string(kind) << " " << group << " at " << first;
+        if (first > 1024) break;
+      }
+    }
+  }
+}
+
+/// One tile after a change of one token differs from the one before in that token alone.
+TEST(NqkvGroups, TokensAreIndependent) {
+  for (const std::string options : {"g32", "g64", "g256", "g64:x0.96", "g32:search"}) {
+    const Nqkv codec = Nqkv::parse(options);
+    const int span = codec.head_span(64);
+    const int width = 64 * span;
+    std::vector<float> x = test::gauss_rows(kTileRows, width, 8);
+    for (const Side side : test::kSides) {
+      const std::vector<std::byte> before = encode(codec, side, 64, x);
+      std::vector<float> changed = x;
+      for (int c = 0; c < width; ++c) changed[static_cast<std::size_t>(21 * width + c)] *= -3.0f;
+      std::vector<std::byte> after = encode(codec, side, 64, changed);
+      EXPECT_NE(before, after);
+      codec.copy_rows(side, 64, before.data(), after.data(), 21, 22);
+      EXPECT_EQ(before, after) << options;
+    }
+  }
+}
+
+/// Mean of the decoded error over the values' rms, for unit Gaussian values.
+template <class C>
+double mean_error(const C& codec) {
+  double sum = 0.0;
+  double n = 0.0;
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    const std::vector<float> x = test::gauss_rows(kTileRows, 64, 100 + seed);
+    const std::vector<float> y = round_trip(codec, Side::value, 64, x);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      sum += static_cast<double>(y[i]) - static_cast<double>(x[i]);
+    }
+    n += static_cast<double>(x.size());
+  }
+  return sum / n;
+}
+
+// 163840 values: the standard error of the mean is about 0.09 / 400 = 0.0003.
+TEST(NqkvBias, TheSymmetricTableHasNone) {
+  EXPECT_LT(std::fabs(mean_error(NqkvSymmetric{})), 0.002);
+}
+
+TEST(NqkvBias, ThePapersTableHasSome) {
+  const double bias = std::fabs(mean_error(Nqkv{}));
+  EXPECT_GT(bias, 0.001) << "smaller than documented: change the docs";
+  EXPECT_LT(bias, 0.03);
+}
+
+}  // namespace
+}  // namespace kvcodec

@@ -1,0 +1,134 @@
+// What the property tests of the container share: tokens, layer settings, contents of a cache.
+#pragma once
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kvcodec/cache/cache.hpp"
+#include "kvcodec/plan/plan.hpp"
+#include "tests/support/inputs.hpp"
+
+namespace kvcodec::test {
+
+/// K and V of consecutive tokens, dense [n, n_kv_heads, head_dim].
+struct Tokens {
+  HeadShape shape;
+  std::vector<float> k;
+  std::vector<float> v;
+
+  Tokens(const HeadShape& s, std::int64_t n, std::uint64_t seed, Input kind = Input::gauss)
+      : shape(s),
+        k(make_rows(kind, n, s.n_kv_heads * s.head_dim, seed)),
+        v(make_rows(kind, n, s.n_kv_heads * s.head_dim, seed + 1)) {}
+
+  std::int64_t width() const { return std::int64_t{shape.n_kv_heads} * shape.head_dim; }
+  std::int64_t size() const { return static_cast<std::int64_t>(k.size()) / width(); }
+  AnyRows k_rows(std::int64_t first, std::int64_t n) const {
+    return dense_rows(k.data() + first * width(), n, shape.n_kv_heads, shape.head_dim);
+  }
+  AnyRows v_rows(std::int64_t first, std::int64_t n) const {
+    return dense_rows(v.data() + first * width(), n, shape.n_kv_heads, shape.head_dim);
+  }
+};
+
+/// Appends tokens first .. first + n - 1 to one layer.
+inline Status append(Cache& cache, SeqId seq, std::int32_t layer, const Tokens& tokens,
+                     std::int64_t first, std::int64_t n) {
+  return cache.try_append(seq, layer, tokens.k_rows(first, n), tokens.v_rows(first, n));
+}
+
+inline void append_bytes(std::vector<std::byte>& to, const void* from, std::size_t n) {
+  const auto* bytes = static_cast<const std::byte*>(from);
+  to.insert(to.end(), bytes, bytes + n);
+}
+
+/// Decoded rows of the first `n_rows` rows of a tile, as bytes.
+inline void append_decoded(std::vector<std::byte>& to, const AnyCodec& codec, Side side,
+                           const PageFormat& format, const std::byte* tile, int span,
+                           std::int64_t n_rows) {
+  std::vector<float> x(static_cast<std::size_t>(kTileRows * span * format.head_dim));
+  codec.decode_tile(side, format.head_dim, tile, x.data());
+  append_bytes(to, x.data(), static_cast<std::size_t>(n_rows * span * format.head_dim) * 4);
+}
+
+/// Everything a sequence means, wherever its pages lie: counts, bytes of whole tiles, decoded rows
+/// of a partly used tile, bytes of raw rows.
+inline std::vector<std::byte> contents(const Cache& cache, SeqId seq, std::int32_t layer) {
+  ViewBuffers buffers;
+  const SeqId seqs[] = {seq};
+  const KvView view = cache.view(layer, seqs, buffers);
+  const PageFormat& f = view.format;
+  std::vector<std::byte> out;
+  for (std::int64_t stream = 0; stream < view.n_streams_per_seq(); ++stream) {
+    const std::int64_t n = view.encoded_rows(stream);
+    append_bytes(out, &n, sizeof n);
+    append_bytes(out, &view.first_pos[stream], 4);
+    for (std::int64_t row = 0; row < n; row += kTileRows) {
+      const std::int64_t page = view.indices[view.indptr[stream] + row / f.page_size];
+      const std::byte* base = view.pages + page * view.page_stride;
+      const int strip = static_cast<int>(row % f.page_size) / kTileRows;
+      if (n - row >= kTileRows) {
+        append_bytes(out, f.k_tile(base, strip, 0).tile, f.strip_bytes());
+        continue;
+      }
+      for (int h = 0; h < f.span; h += f.k_span) {
+        append_decoded(out, view.k_codec, Side::key, f, f.k_tile(base, strip, h).tile, f.k_span,
+                       n - row);
+      }
+      for (int h = 0; h < f.span; h += f.v_span) {
+        append_decoded(out, view.v_codec, Side::value, f, f.v_tile(base, strip, h).tile, f.v_span,
+                       n - row);
+      }
+    }
+  }
+  for (const RawRows* list : {view.sinks, view.recent}) {
+    for (std::int32_t head = 0; head < view.shape.n_kv_heads; ++head) {
+      const RawRows& r = list[head];
+      append_bytes(out, &r.n_rows, 4);
+      append_bytes(out, &r.first_pos, 4);
+      const auto n = static_cast<std::size_t>(r.n_rows) * static_cast<std::size_t>(r.row_stride);
+      append_bytes(out, r.k, n * dtype_bytes(view.k_raw_dtype));
+      append_bytes(out, r.v, n * dtype_bytes(view.v_raw_dtype));
+    }
+  }
+  return out;
+}
+
+/// All layers.
+inline std::vector<std::byte> contents(const Cache& cache, SeqId seq) {
+  std::vector<std::byte> out;
+  for (std::int32_t l = 0; l < cache.n_layers(); ++l) {
+    const auto one = contents(cache, seq, l);
+    out.insert(out.end(), one.begin(), one.end());
+  }
+  return out;
+}
+
+/// contents() of every open sequence, and where everything lies: page numbers, free pages, bytes.
+inline std::vector<std::byte> state_of(const Cache& cache) {
+  std::vector<std::byte> out;
+  for (SeqId seq = 0; seq < cache.config().max_sequences; ++seq) {
+    if (!cache.is_open(seq)) continue;
+    const auto one = contents(cache, seq);
+    out.insert(out.end(), one.begin(), one.end());
+    const bool clamped = cache.has_clamped(seq);
+    append_bytes(out, &clamped, sizeof clamped);
+    const SeqId seqs[] = {seq};
+    for (std::int32_t l = 0; l < cache.n_layers(); ++l) {
+      ViewBuffers buffers;
+      static_cast<void>(cache.view(l, seqs, buffers));
+      append_bytes(out, buffers.indices.data(), buffers.indices.size() * 4);
+      append_bytes(out, buffers.indptr.data(), buffers.indptr.size() * 8);
+    }
+  }
+  for (std::int32_t l = 0; l < cache.n_layers(); ++l) {
+    const std::int64_t n = cache.free_pages(l);
+    append_bytes(out, &n, sizeof n);
+  }
+  const CacheBytes bytes = cache.bytes();
+  append_bytes(out, &bytes, sizeof bytes);
+  return out;
+}
+
+}  // namespace kvcodec::test
