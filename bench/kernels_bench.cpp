@@ -1,10 +1,11 @@
 // CPU kernels: time per key of one KV head, per codec, instruction set and number of queries.
 //
 //   score/...  q . k of K tiles        add/...  w . v of V tiles        step/...  both and softmax
-//   .../hot    tiles that fit in L2    .../dram  192 MiB of tiles, read once per iteration
+//   .../hot    tiles that fit in L2    .../dram  192 MiB of tiles in turn, 2 MiB an iteration
 //
-// Counters: ns_per_key, bytes per second, and for dram the share of the read bandwidth that one
-// thread reaches on this machine in the same run.
+// Counters, all of the best iteration, because other work on the machine only ever adds time:
+// ns_per_key, keys and bytes per second, and for dram read_share, bytes per second over what one
+// thread reads on this machine in the same run.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -17,15 +18,19 @@
 #include <string>
 #include <vector>
 
+#include "bench/bandwidth.hpp"
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/codec/builtin.hpp"
 #include "src/cpu/kernels.hpp"
+#include "src/cpu/prefetch.hpp"
 
 namespace kvcodec {
 namespace {
 
 constexpr std::size_t kHotBytes = std::size_t{256} << 10;
 constexpr std::size_t kDramBytes = std::size_t{192} << 20;
+/// Bytes between two looks at the clock: short, so that the best is undisturbed.
+constexpr std::size_t kWindowBytes = std::size_t{2} << 20;
 
 enum class Operation { score, add, step };
 
@@ -47,27 +52,10 @@ Buffer allocate(std::size_t bytes) {
   return Buffer(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{4096})));
 }
 
-/// Bytes per second of the best of several plain reads of a buffer larger than every cache.
-double read_bandwidth() {
-  static const double best = [] {
-    const Buffer buffer = allocate(kDramBytes);
-    std::memset(buffer.get(), 1, kDramBytes);
-    double seconds = std::numeric_limits<double>::max();
-    for (int round = 0; round < 7; ++round) {
-      const auto start = std::chrono::steady_clock::now();
-      std::uint64_t sum[8] = {};
-      for (std::size_t at = 0; at < kDramBytes; at += sizeof(sum)) {
-        std::uint64_t line[8];
-        std::memcpy(line, buffer.get() + at, sizeof(line));
-        for (int i = 0; i < 8; ++i) sum[i] += line[i];
-      }
-      benchmark::DoNotOptimize(sum);
-      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-      seconds = std::min(seconds, took.count());
-    }
-    return static_cast<double>(kDramBytes) / seconds;
-  }();
-  return best;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 std::vector<float> gaussian(std::size_t n) {
@@ -80,9 +68,11 @@ std::vector<float> gaussian(std::size_t n) {
 
 /// Pairs of a K tile and a V tile, or only the kind that the operation reads, one after the other.
 struct Stream {
-  Stream(const Case& c) : tile_bytes(c.codec.tile_bytes(c.head_dim)) {
-    const std::size_t stride = (c.operation == Operation::step ? 2 : 1) * tile_bytes;
+  explicit Stream(const Case& c)
+      : tile_bytes(c.codec.tile_bytes(c.head_dim)),
+        stride((c.operation == Operation::step ? 2 : 1) * tile_bytes) {
     n_tiles = std::max<std::size_t>((c.hot ? kHotBytes : kDramBytes) / stride, 1);
+    n_window = std::min(n_tiles, kWindowBytes / stride);
     data = allocate(n_tiles * stride);
     const std::size_t width = static_cast<std::size_t>(c.codec.head_span(c.head_dim) * c.head_dim);
     const std::vector<float> x = gaussian(kTileRows * width);
@@ -98,9 +88,33 @@ struct Stream {
   }
 
   std::size_t tile_bytes;
+  std::size_t stride;
   std::size_t n_tiles = 0;
+  std::size_t n_window = 0;  ///< tiles an iteration reads
   Buffer data;
 };
+
+/// Tiles `first` .. `first + n_window - 1` of the stream.
+void attend(const Case& c, const cpu::Kernels& table, const cpu::CodecKernels& kernels,
+            const Stream& stream, std::size_t first, const float* q, float* scores, float* m,
+            float* l, float* acc) {
+  const std::byte* tile = stream.data.get() + first * stream.stride;
+  for (std::size_t i = 0; i < stream.n_window; ++i) {
+    if (c.operation != Operation::add) {
+      cpu::prefetch_tile(tile + stream.stride, stream.tile_bytes);
+      kernels.score(c.codec.value(), c.head_dim, tile, 0, q, c.n_q, scores);
+      tile += stream.tile_bytes;
+    }
+    if (c.operation == Operation::step) {
+      table.softmax_tile(c.n_q, c.head_dim, 0.088f, 0.0f, nullptr, scores, m, l, acc);
+    }
+    if (c.operation != Operation::score) {
+      cpu::prefetch_tile(tile + stream.stride, stream.tile_bytes);
+      kernels.add(c.codec.value(), c.head_dim, tile, 0, scores, c.n_q, acc);
+      tile += stream.tile_bytes;
+    }
+  }
+}
 
 void run(benchmark::State& state, const Case& c) {
   const std::string before = cpu_isa();
@@ -113,43 +127,28 @@ void run(benchmark::State& state, const Case& c) {
   const std::vector<float> q = gaussian(n_q * head_dim);
   std::vector<float> scores(n_q * kTileRows, 0.5f), acc(n_q * head_dim), l(n_q);
   std::vector<float> m(n_q, -std::numeric_limits<float>::infinity());
+  double best = std::numeric_limits<double>::max();
+  std::size_t first = 0;
   for (auto _ : state) {
-    const std::byte* tile = stream.data.get();
-    for (std::size_t i = 0; i < stream.n_tiles; ++i) {
-      if (c.operation != Operation::add) {
-        kernels.score(c.codec.value(), c.head_dim, tile, 0, q.data(), c.n_q, scores.data());
-        tile += stream.tile_bytes;
-      }
-      if (c.operation == Operation::step) {
-        table.softmax_tile(c.n_q, c.head_dim, 0.088f, 0.0f, nullptr, scores.data(), m.data(),
-                           l.data(), acc.data());
-      }
-      if (c.operation != Operation::score) {
-        kernels.add(c.codec.value(), c.head_dim, tile, 0, scores.data(), c.n_q, acc.data());
-        tile += stream.tile_bytes;
-      }
-    }
-    benchmark::DoNotOptimize(acc.data());
+    const Clock::time_point start = Clock::now();
+    attend(c, table, kernels, stream, first, q.data(), scores.data(), m.data(), l.data(),
+           acc.data());
     benchmark::ClobberMemory();
+    best = std::min(best, seconds_since(start));
+    first += stream.n_window;
+    if (first + stream.n_window > stream.n_tiles) first = 0;
   }
   force_cpu_isa(before);
 
-  using benchmark::Counter;
-  const std::size_t tiles_per_key_group = c.operation == Operation::step ? 2 : 1;
-  // A tile of several heads holds as many keys of one head as any other: count the head read.
+  // A tile of several heads costs its share of bytes: one head is read.
   const auto span = static_cast<std::size_t>(c.codec.head_span(c.head_dim));
-  const double keys = static_cast<double>(stream.n_tiles * kTileRows);
-  const double bytes =
-      static_cast<double>(stream.n_tiles * tiles_per_key_group * stream.tile_bytes / span);
+  const auto keys = static_cast<double>(stream.n_window * kTileRows);
+  const auto bytes = static_cast<double>(stream.n_window * stream.stride / span);
   state.SetLabel(c.isa);
-  state.counters["ns_per_key"] =
-      Counter(1e-9 * keys, Counter::kIsIterationInvariantRate | Counter::kInvert);
-  state.counters["keys"] = Counter(keys, Counter::kIsIterationInvariantRate);
-  state.counters["bytes"] = Counter(bytes, Counter::kIsIterationInvariantRate);
-  if (!c.hot) {
-    state.counters["read_share"] =
-        Counter(bytes / read_bandwidth(), Counter::kIsIterationInvariantRate);
-  }
+  state.counters["ns_per_key"] = 1e9 * best / keys;
+  state.counters["keys/s"] = keys / best;
+  state.counters["bytes/s"] = bytes / best;
+  if (!c.hot) state.counters["read_share"] = bytes / best / bench::read_bandwidth();
 }
 
 void register_all() {
@@ -184,8 +183,8 @@ int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   kvcodec::register_all();
-  benchmark::AddCustomContext("read bytes per second",
-                              std::to_string(kvcodec::read_bandwidth() / 1e9) + "e9");
+  benchmark::AddCustomContext("read_GB_per_s",
+                              std::to_string(kvcodec::bench::read_bandwidth() / 1e9));
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
   return 0;

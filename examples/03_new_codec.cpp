@@ -19,7 +19,10 @@ struct Ternary {
   static constexpr const char* options_help = "no options";
   static constexpr bool bit_exact = false;  // the mean is a sum whose order may differ
 
-  static Ternary parse(const std::string&) { return {}; }
+  static Ternary parse(const std::string& options) {
+    if (options.empty()) return {};
+    throw kvcodec::invalid_argument(kvcodec::bad_value(family, "options", options, "none"));
+  }
   std::string name() const { return family; }
   constexpr int head_span(int) const noexcept { return 1; }
   constexpr bool supports(int head_dim) const noexcept {

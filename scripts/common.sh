@@ -2,7 +2,7 @@
 # Gives: root, jobs, say, die, need_packages, need_compiler, configure.
 
 # THE LIST of Debian and Ubuntu packages: to build everything, and for the checks of .ci/run.
-build_packages=(g++ cmake ninja-build libhwy-dev libeigen3-dev nlohmann-json3-dev libcli11-dev
+build_packages=(g++ cmake ninja-build libhwy-dev nlohmann-json3-dev libcli11-dev
   libgtest-dev libbenchmark-dev)
 check_packages=(ccache clang-format-14)
 

@@ -92,7 +92,8 @@ class Fields {
 };
 
 std::string read_architecture(const Fields& f) {
-  const char* allowed = "[\"LlamaForCausalLM\"], [\"MistralForCausalLM\"] or [\"Qwen2ForCausalLM\"]";
+  const char* allowed =
+      "[\"LlamaForCausalLM\"], [\"MistralForCausalLM\"] or [\"Qwen2ForCausalLM\"]";
   if (!f.has("architectures")) f.fail("architectures", allowed);
   const json& list = f.at("architectures");
   if (!list.is_array() || list.size() != 1 || !list[0].is_string()) {

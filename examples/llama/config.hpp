@@ -19,9 +19,9 @@ enum class RopeScaling : std::uint8_t {
 struct RopeConfig {
   double theta = 10000.0;
   RopeScaling scaling = RopeScaling::none;
-  double factor = 1.0;            ///< linear, llama3
-  double low_freq_factor = 1.0;   ///< llama3
-  double high_freq_factor = 4.0;  ///< llama3
+  double factor = 1.0;                     ///< linear, llama3
+  double low_freq_factor = 1.0;            ///< llama3
+  double high_freq_factor = 4.0;           ///< llama3
   std::int32_t original_max_position = 0;  ///< llama3: length in training, in tokens
 };
 
@@ -47,8 +47,8 @@ struct Config {
 
 /// Reads the text of a `config.json`; `source` names it in messages.
 ///
-/// Throws corrupt_data if it is not JSON, invalid_argument if a field is missing, has the wrong type
-/// or is out of range, unsupported for a model that this engine cannot run.
+/// Throws corrupt_data if it is not JSON, invalid_argument if a field is missing, has the wrong
+/// type or is out of range, unsupported for a model that this engine cannot run.
 Config parse_config(const std::string& text, const std::string& source = "config.json");
 
 /// Reads folder/config.json.

@@ -77,8 +77,8 @@ class Scorer {
   std::vector<char> kinds_;
 };
 
-// run(tokens) appends tokens to the document and returns the logits of all of them; begin() starts a
-// document and end() closes it.
+// run(tokens) appends tokens to the document and returns the logits of all of them; begin() starts
+// a document and end() closes it.
 template <class Begin, class Run, class End>
 Perplexity score_documents(const EvalData& data, const EvalOptions& options, std::int32_t vocab,
                            std::int64_t chunk_size, Begin begin, Run run, End end) {
@@ -89,8 +89,9 @@ Perplexity score_documents(const EvalData& data, const EvalOptions& options, std
   std::int64_t total = 0;
   for (const ByteRange& d : documents) total += d.end - d.begin - 1;
   for (const ByteRange& d : documents) {
-    const auto tokens = tokenizer.encode(std::string_view(data.heldout).substr(
-        static_cast<std::size_t>(d.begin), static_cast<std::size_t>(d.end - d.begin)));
+    const auto tokens = tokenizer.encode(
+        std::string_view(data.heldout)
+            .substr(static_cast<std::size_t>(d.begin), static_cast<std::size_t>(d.end - d.begin)));
     begin();
     // The last byte predicts nothing that is known.
     const std::int64_t n = d.end - d.begin - 1;
@@ -103,8 +104,8 @@ Perplexity score_documents(const EvalData& data, const EvalOptions& options, std
                                                static_cast<std::size_t>(rows)));
       }
       for (std::int64_t r = 0; r < rows; ++r) {
-        const auto row = logits.subspan(static_cast<std::size_t>(r * vocab),
-                                        static_cast<std::size_t>(vocab));
+        const auto row =
+            logits.subspan(static_cast<std::size_t>(r * vocab), static_cast<std::size_t>(vocab));
         const std::int64_t next = at + r + 1;
         scorer.add(row, d.begin + next, tokens[static_cast<std::size_t>(next)]);
       }
@@ -223,8 +224,8 @@ Recall measure_recall(Engine& engine, const EvalData& data, const EvalOptions& o
   Recall out;
   const ByteTokenizer tokenizer(engine.model().config().vocab_size);
   const auto contexts = first(data.recall, options.max_contexts);
-  const auto batch = static_cast<std::size_t>(std::clamp(
-      std::min(options.batch, engine.cache().config().max_sequences - 1), 1, 1 << 20));
+  const auto batch = static_cast<std::size_t>(
+      std::clamp(std::min(options.batch, engine.cache().config().max_sequences - 1), 1, 1 << 20));
   std::int64_t total = 0;
   for (const RecallContext& c : contexts) total += size_of(c.context);
   for (std::size_t i = 0; i < contexts.size(); ++i) {
@@ -276,8 +277,8 @@ Generated generate(Engine& engine, const std::vector<std::int32_t>& prompt, std:
   return out;
 }
 
-Generated generate(const Model& model, const std::vector<std::int32_t>& prompt,
-                   std::int64_t n_new, Sampler sampler) {
+Generated generate(const Model& model, const std::vector<std::int32_t>& prompt, std::int64_t n_new,
+                   Sampler sampler) {
   Generated out;
   std::vector<std::int32_t> tokens = prompt;
   for (std::int64_t i = 0; i < n_new; ++i) {

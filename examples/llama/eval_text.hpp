@@ -25,7 +25,7 @@ struct EvalOptions {
   std::int64_t max_documents = 0;  ///< of EvalData::documents; 0: all
   std::int64_t max_contexts = 0;   ///< of EvalData::recall; 0: all
   std::int32_t batch = 24;         ///< questions answered at once, each in a fork of the context
-  Progress progress;
+  Progress progress = {};
 };
 
 /// Room a cache needs for everything in an evaluation set.
@@ -57,7 +57,7 @@ struct Perplexity {
   Surprise answers;
   std::int64_t n_top1 = 0;  ///< bytes that were the most likely ones
   Cost cost;
-  kvcodec::CacheBytes bytes;  ///< of the longest document at its end; zero without a cache
+  kvcodec::CacheBytes bytes;           ///< of the longest document at its end; zero without a cache
   double perplexity() const noexcept;  ///< 2 ^ all.bits_per_byte()
 };
 
@@ -76,8 +76,8 @@ struct Answer {
 struct Recall {
   std::vector<Answer> answers;
   std::int64_t n_correct = 0;
-  Cost prefill;    ///< the contexts
-  Cost answering;  ///< the questions and answers
+  Cost prefill;               ///< the contexts
+  Cost answering;             ///< the questions and answers
   kvcodec::CacheBytes bytes;  ///< of the longest context
   double accuracy() const noexcept;
 };
@@ -95,7 +95,7 @@ struct Generated {
 Generated generate(Engine& engine, const std::vector<std::int32_t>& prompt, std::int64_t n_new,
                    Sampler sampler, std::int64_t chunk_size = 256);
 /// The same without any cache: the whole text is computed anew for every token.
-Generated generate(const Model& model, const std::vector<std::int32_t>& prompt,
-                   std::int64_t n_new, Sampler sampler);
+Generated generate(const Model& model, const std::vector<std::int32_t>& prompt, std::int64_t n_new,
+                   Sampler sampler);
 
 }  // namespace llama

@@ -84,8 +84,7 @@ void matmul_panel(const float* x, std::int64_t x_stride, std::int64_t n, std::in
   const std::int64_t n4 = n - n % 4;
   for (std::int64_t c = 0; c < kPanelColumns; c += 2 * lanes) {
     for (std::int64_t r = 0; r < n4; r += 4) {
-      four_rows(x + r * x_stride, x_stride, k, panel + c, bias + c, y + r * y_stride + c,
-                y_stride);
+      four_rows(x + r * x_stride, x_stride, k, panel + c, bias + c, y + r * y_stride + c, y_stride);
     }
   }
   for (std::int64_t r = n4; r < n; ++r) {

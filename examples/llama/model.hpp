@@ -1,8 +1,8 @@
 // A Llama-style transformer (Llama, Mistral, Qwen2) in f32, with attention left to the caller.
 //
-// The model knows nothing of caches: forward() hands each layer's q, k and v to a function and takes
-// back the attention output. forward_dense() gives it plain attention over the tokens of the call;
-// Session (session.hpp) gives it a kvcodec cache.
+// The model knows nothing of caches: forward() hands each layer's q, k and v to a function and
+// takes back the attention output. forward_dense() gives it plain attention over the tokens of the
+// call; Session (session.hpp) gives it a kvcodec cache.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +53,8 @@ class Model {
   std::int64_t n_parameters() const noexcept { return n_parameters_; }
 
   /// Runs rows `tokens` [n] at `positions` [n], which may belong to several sequences. Returns
-  /// logits [logit_rows.size(), vocab_size] of the rows asked for, valid until `work` is used again.
+  /// logits [logit_rows.size(), vocab_size] of the rows asked for, valid until `work` is used
+  /// again.
   /// Throws invalid_argument for a token or position out of range.
   std::span<const float> forward(std::span<const std::int32_t> tokens,
                                  std::span<const std::int32_t> positions,

@@ -25,9 +25,21 @@ constexpr std::uint64_t kMaxHeader = 100'000'000;  // the limit of the format's 
 // Bytes of one value; 0: no such dtype.
 std::uint64_t value_bytes(const std::string& dtype) {
   static constexpr std::array<std::pair<const char*, std::uint64_t>, 15> kSizes{{
-      {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1},
-      {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
-      {"U32", 4},  {"F32", 4}, {"I64", 8}, {"U64", 8},     {"F64", 8},
+      {"BOOL", 1},
+      {"U8", 1},
+      {"I8", 1},
+      {"F8_E4M3", 1},
+      {"F8_E5M2", 1},
+      {"I16", 2},
+      {"U16", 2},
+      {"F16", 2},
+      {"BF16", 2},
+      {"I32", 4},
+      {"U32", 4},
+      {"F32", 4},
+      {"I64", 8},
+      {"U64", 8},
+      {"F64", 8},
   }};
   for (const auto& [name, size] : kSizes) {
     if (dtype == name) return size;
@@ -164,8 +176,8 @@ void TensorStore::add_file(const fs::path& path) {
     covered = end;
   }
   if (data_begin + covered != file_size) {
-    corrupt(path, std::to_string(file_size - data_begin - covered) +
-                      " bytes behind the last tensor");
+    corrupt(path,
+            std::to_string(file_size - data_begin - covered) + " bytes behind the last tensor");
   }
 }
 

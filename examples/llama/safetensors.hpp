@@ -15,9 +15,9 @@ namespace llama {
 
 /// Where one tensor lies.
 struct TensorInfo {
-  std::string dtype;                ///< as in the file: "F32", "F16", "BF16", or one not readable here
+  std::string dtype;  ///< as in the file: "F32", "F16", "BF16", or one not readable here
   std::vector<std::int64_t> shape;
-  std::uint64_t offset = 0;         ///< first byte, from the start of the file
+  std::uint64_t offset = 0;  ///< first byte, from the start of the file
   std::uint64_t n_bytes = 0;
   std::filesystem::path file;
 };

@@ -12,9 +12,9 @@ namespace {
 kvcodec::CacheConfig checked(const Model& model, kvcodec::CacheConfig config) {
   const auto n_layers = static_cast<std::size_t>(model.config().n_layers);
   if (config.shape != model.head_shape() || config.layers.size() != n_layers) {
-    throw kvcodec::invalid_argument(kvcodec::bad_value(
-        "Engine", "config.layers.size()", config.layers.size(),
-        std::to_string(n_layers) + " layers, with the model's head shape"));
+    throw kvcodec::invalid_argument(
+        kvcodec::bad_value("Engine", "config.layers.size()", config.layers.size(),
+                           std::to_string(n_layers) + " layers, with the model's head shape"));
   }
   return config;
 }

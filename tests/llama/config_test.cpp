@@ -155,9 +155,9 @@ TEST(LlamaConfig, RefusesDamagedText) {
 }
 
 TEST(LlamaConfig, NamesMissingFields) {
-  for (const char* name : {"architectures", "hidden_size", "num_hidden_layers",
-                           "num_attention_heads", "intermediate_size", "vocab_size",
-                           "rms_norm_eps", "max_position_embeddings"}) {
+  for (const char* name :
+       {"architectures", "hidden_size", "num_hidden_layers", "num_attention_heads",
+        "intermediate_size", "vocab_size", "rms_norm_eps", "max_position_embeddings"}) {
     json j = good();
     j.erase(name);
     expect_error<kvcodec::invalid_argument>(j, {std::string("field ") + name + " is missing"});
@@ -179,10 +179,12 @@ TEST(LlamaConfig, NamesBadValues) {
   expect_error<Bad>(with({{"head_dim", 33}}), {"head_dim = 33", "even"});
   expect_error<Bad>(with({{"rms_norm_eps", 0}}), {"rms_norm_eps = 0", "above 0"});
   expect_error<Bad>(with({{"rope_theta", "big"}}), {"rope_theta = \"big\""});
-  expect_error<Bad>(with({{"tie_word_embeddings", 1}}), {"tie_word_embeddings = 1", "true or false"});
+  expect_error<Bad>(with({{"tie_word_embeddings", 1}}),
+                    {"tie_word_embeddings = 1", "true or false"});
   expect_error<Bad>(with({{"architectures", "LlamaForCausalLM"}}), {"architectures = "});
   expect_error<Bad>(with({{"rope_scaling", 2}}), {"rope_scaling = 2", "object"});
-  expect_error<Bad>(with({{"rope_scaling", {{"factor", 2.0}}}}), {"rope_scaling", "type is missing"});
+  expect_error<Bad>(with({{"rope_scaling", {{"factor", 2.0}}}}),
+                    {"rope_scaling", "type is missing"});
   expect_error<Bad>(with({{"rope_scaling", {{"type", "linear"}}}}),
                     {"rope_scaling", "factor is missing"});
   expect_error<Bad>(with({{"architectures", {"MistralForCausalLM"}}, {"sliding_window", 0}}),

@@ -167,8 +167,11 @@ std::vector<float> random_values(std::size_t n, std::uint64_t seed) {
 }
 
 TEST(LlamaKernels, MatmulMatchesPlainLoopsForAnyShape) {
-  for (const auto& [n, n_in, n_out] : {std::array<std::int64_t, 3>{1, 7, 64}, {3, 64, 65},
-                                       {66, 33, 200}, {130, 100, 1}, {5, 1, 128}}) {
+  for (const auto& [n, n_in, n_out] : {std::array<std::int64_t, 3>{1, 7, 64},
+                                       {3, 64, 65},
+                                       {66, 33, 200},
+                                       {130, 100, 1},
+                                       {5, 1, 128}}) {
     const auto x = random_values(static_cast<std::size_t>(n * n_in), 1);
     const auto w = random_values(static_cast<std::size_t>(n_out * n_in), 2);
     const auto bias = random_values(static_cast<std::size_t>(n_out), 3);

@@ -36,9 +36,10 @@ class TensorWriter {
   void add(const std::string& name, std::vector<std::int64_t> shape, float mean, float spread) {
     std::int64_t n = 1;
     for (const std::int64_t size : shape) n *= size;
-    header_[name] = {{"dtype", "F32"},
-                     {"shape", shape},
-                     {"data_offsets", {data_.size(), data_.size() + 4 * static_cast<std::size_t>(n)}}};
+    header_[name] = {
+        {"dtype", "F32"},
+        {"shape", shape},
+        {"data_offsets", {data_.size(), data_.size() + 4 * static_cast<std::size_t>(n)}}};
     std::normal_distribution<float> normal(mean, spread);
     for (std::int64_t i = 0; i < n; ++i) {
       const float value = normal(random_);

@@ -38,7 +38,8 @@ TEST(Sampler, SeedDecides) {
   EXPECT_NE(a, draw({.temperature = 1.0f, .seed = 8}, logits, 100));
 }
 
-// First draws of splitmix64 with seed 0: 0xe220a8397b1dcdaf, 0x6e789e6aa1b965f4, 0x06c45d188009454f.
+// First draws of splitmix64 with seed 0: 0xe220a8397b1dcdaf, 0x6e789e6aa1b965f4,
+// 0x06c45d188009454f.
 TEST(Sampler, GeneratorIsSplitmix64) {
   const std::vector<float> logits(256, 0.0f);
   EXPECT_EQ(draw({.temperature = 1.0f}, logits, 3), (std::vector<std::int32_t>{0xe2, 0x6e, 0x06}));

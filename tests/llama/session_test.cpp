@@ -83,12 +83,12 @@ TEST_P(SessionChunks, ExactPlanMatchesDense) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Architectures, SessionChunks,
-    ::testing::Values(json::object(),
-                      json{{"architectures", {"MistralForCausalLM"}}, {"sliding_window", 30}},
-                      json{{"architectures", {"Qwen2ForCausalLM"}}},
-                      json{{"num_key_value_heads", 4}, {"head_dim", 80}}));
+INSTANTIATE_TEST_SUITE_P(Architectures, SessionChunks,
+                         ::testing::Values(json::object(),
+                                           json{{"architectures", {"MistralForCausalLM"}},
+                                                {"sliding_window", 30}},
+                                           json{{"architectures", {"Qwen2ForCausalLM"}}},
+                                           json{{"num_key_value_heads", 4}, {"head_dim", 80}}));
 
 // A pass sees its own rows exactly, so a prompt in one pass loses nothing under any plan.
 TEST(Session, OnePassIsExactUnderALossyPlan) {
@@ -177,7 +177,8 @@ TEST(Session, RaggedBatchEqualsSinglePasses) {
   ASSERT_EQ(batch.size(), 4 * kVocab);
   for (std::size_t i = 0; i < 4; ++i) {
     const auto alone = copy(single[i].prefill(next[i], 64));
-    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), batch.begin() + static_cast<long>(i * kVocab)))
+    EXPECT_TRUE(
+        std::equal(alone.begin(), alone.end(), batch.begin() + static_cast<long>(i * kVocab)))
         << "sequence " << i;
   }
 }

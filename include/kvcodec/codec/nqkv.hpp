@@ -238,7 +238,7 @@ template <class Table>
 NormalQuantile<Table> NormalQuantile<Table>::parse(const std::string& options) {
   NormalQuantile codec;
   for (const std::string& option : split_options(options)) {
-    const std::string digits = option.substr(1);
+    const std::string digits = option.empty() ? "" : option.substr(1);
     if (option == "search") {
       codec.rule = ScaleRule::search;
     } else if (option[0] == 'g' &&

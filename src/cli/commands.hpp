@@ -1,0 +1,17 @@
+// The subcommands. Each add_* declares one on `app` and sets `run` to what main() is to call; the
+// returned number is the exit code: 0 ok, 1 a check failed. Bad use throws, which main() turns to 2.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+namespace kvcodec::cli {
+
+using Run = std::function<int()>;
+
+void add_demo(CLI::App& app, Run& run);
+void add_eval(CLI::App& app, Run& run);
+void add_list(CLI::App& app, Run& run);
+void add_verify(CLI::App& app, Run& run);
+
+}  // namespace kvcodec::cli

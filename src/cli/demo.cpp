@@ -1,0 +1,175 @@
+// kvcodec demo: the shipped model on several plans, in one table.
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "examples/llama/tokenizer.hpp"
+#include "kvcodec/attend/cpu_isa.hpp"
+#include "kvcodec/codec/options.hpp"
+#include "src/cli/commands.hpp"
+#include "src/cli/measure.hpp"
+
+namespace kvcodec::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::string model;
+  std::string plans;
+  std::string budget = "1GiB";
+  std::string json;
+  int threads = 0;
+};
+
+/// Tokens generated without a cache: enough to time, few enough to wait for.
+constexpr std::int64_t kUncachedTokens = 4;
+
+std::vector<NamedPlan> default_plans() {
+  return {{"f32", "kv=f32"},
+          {"f16", "kv=f16"},
+          {"int8", "kv=int8"},
+          {"NQKV g64", "kv=nqkv:g64"},
+          {"NQKV symmetric g64", "kv=nqsym:g64"},
+          {"Hadamard, NQKV g64", "kv=hadamard+nqkv:g64"},
+          {"Hadamard, V symmetric", "k=hadamard+nqkv:g64,v=nqsym:g64"}};
+}
+
+std::vector<NamedPlan> plans_of(const std::string& text) {
+  if (text.empty()) return default_plans();
+  std::vector<NamedPlan> plans;
+  for (const std::string& plan : split_options(text, '|')) plans.push_back({plan, plan});
+  return plans;
+}
+
+/// The shipped model: beside the installed command, or in the tree it was built from.
+fs::path shipped_model() {
+  std::error_code ignored;
+  const fs::path here = fs::read_symlink("/proc/self/exe", ignored).parent_path();
+  const std::vector<fs::path> places = {
+      here / "../share/kvcodec/models/tiny-llama",
+      here / "../../../examples/models/tiny-llama",
+      fs::path(KVCODEC_SOURCE_DIR) / "examples/models/tiny-llama",
+  };
+  std::string tried;
+  for (const fs::path& place : places) {
+    if (fs::exists(place / "config.json")) return place.lexically_normal();
+    tried += (tried.empty() ? "" : ", ") + place.lexically_normal().string();
+  }
+  throw invalid_argument("demo: the shipped model is not at " + tried +
+                         "; name its folder by --model");
+}
+
+/// Generation that computes the whole text anew for every token.
+struct Uncached {
+  std::string text;
+  double tokens_per_s = 0.0;
+};
+
+Uncached without_cache(const llama::Model& model, const std::string& prompt) {
+  const llama::ByteTokenizer tokenizer(model.config().vocab_size);
+  const llama::Generated g =
+      llama::generate(model, tokenizer.encode(prompt), kUncachedTokens, llama::Sampler());
+  return {tokenizer.decode(g.tokens), g.decode.tokens_per_second()};
+}
+
+void print_texts(const llama::GenerationPrompt& prompt, const std::vector<PlanResult>& results) {
+  const std::size_t tail = std::min<std::size_t>(prompt.prompt.size(), 64);
+  std::printf("\nContinuations of ...%s",
+              one_line(prompt.prompt.substr(prompt.prompt.size() - tail), tail).c_str());
+  if (!prompt.expected_start.empty()) std::printf("   (right: %s)", prompt.expected_start.c_str());
+  std::printf("\n");
+  std::vector<std::vector<std::string>> rows;
+  for (const PlanResult& r : results) rows.push_back({r.name, one_line(r.text, 72)});
+  for (auto& row : rows) row[1].resize(72, ' ');
+  std::printf("%s", to_table(rows).c_str());
+}
+
+/// Raw f32 rows give what computing everything anew gives. Returns whether that held.
+bool check_uncached(const Uncached& uncached, const std::vector<PlanResult>& results) {
+  for (const PlanResult& r : results) {
+    if (r.plan != "kv=f32" || r.text.starts_with(uncached.text)) continue;
+    std::fprintf(stderr, "kvcodec: plan %s continues \"%s\", without a cache it is \"%s\"\n",
+                 r.plan.c_str(), one_line(r.text, uncached.text.size()).c_str(),
+                 one_line(uncached.text, 64).c_str());
+    return false;
+  }
+  return true;
+}
+
+int demo(const Options& options) {
+  const auto start = std::chrono::steady_clock::now();
+  check_writable(options.json);
+  MeasureOptions measure;
+  measure.budget = parse_bytes(options.budget);
+  ThreadPool pool(options.threads);
+  const fs::path folder = options.model.empty() ? shipped_model() : fs::path(options.model);
+  const llama::Model model = llama::Model::load(folder, pool.executor());
+  const llama::EvalData data = llama::read_eval(folder);
+  if (data.generation.empty()) {
+    throw corrupt_data((folder / "eval.json").string() + ": generation has no prompt");
+  }
+  const std::vector<NamedPlan> plans = plans_of(options.plans);
+  check_plans(model, plans);
+  const llama::GenerationPrompt& prompt = data.generation[0];
+  measure.prompt = prompt.prompt;
+  measure.n_generated = prompt.n_bytes;
+
+  ProgressLine progress;
+  std::vector<PlanResult> results;
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    const std::string what =
+        "[" + std::to_string(i + 1) + "/" + std::to_string(plans.size()) + "] " + plans[i].name;
+    results.push_back(measure_plan(model, data, plans[i], measure, progress, what));
+  }
+  const Uncached uncached = without_cache(model, prompt.prompt);
+  progress.clear();
+
+  std::printf("%s: %s parameters, %d layers, %d KV heads of %d; %d threads, %s\n\n",
+              folder.filename().c_str(), count_text(model.n_parameters()).c_str(),
+              model.config().n_layers, model.config().n_kv_heads, model.config().head_dim,
+              pool.n_threads(), cpu_isa());
+  std::printf("%s", results_table(results, measure.budget).c_str());
+  std::printf("without any KV cache: %.1f tokens per s\n", uncached.tokens_per_s);
+  print_texts(prompt, results);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  std::printf("\n%.0f s\n", seconds.count());
+
+  Json rows = Json::array();
+  for (const PlanResult& r : results) rows.push_back(to_json(r, baseline_of(results)));
+  write_json(options.json, {{"command", "demo"},
+                            {"version", KVCODEC_VERSION},
+                            {"model", folder.string()},
+                            {"parameters", model.n_parameters()},
+                            {"isa", cpu_isa()},
+                            {"threads", pool.n_threads()},
+                            {"budget_bytes", measure.budget},
+                            {"batch_tokens", kBatchTokens},
+                            {"chunk_size", measure.eval.chunk_size},
+                            {"prompt", prompt.prompt},
+                            {"expected_start", prompt.expected_start},
+                            {"uncached_tokens_per_s", uncached.tokens_per_s},
+                            {"uncached_text", uncached.text},
+                            {"seconds", seconds.count()},
+                            {"plans", rows}});
+  return check_uncached(uncached, results) ? 0 : 1;
+}
+
+}  // namespace
+
+void add_demo(CLI::App& app, Run& run) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* sub = app.add_subcommand("demo", "Compares plans on the shipped model");
+  sub->add_option("--model", options->model, "another model folder with an eval.json");
+  sub->add_option("--plans", options->plans, "plans to compare, separated by |");
+  sub->add_option("--threads", options->threads, "0: one per hardware thread")
+      ->check(CLI::Range(0, 1024));
+  sub->add_option("--budget", options->budget, "memory for context and batch")
+      ->capture_default_str();
+  sub->add_option("--json", options->json, "also write the results to this file");
+  sub->callback([options, &run] { run = [options] { return demo(*options); }; });
+}
+
+}  // namespace kvcodec::cli

@@ -1,0 +1,57 @@
+// What the subcommands write: JSON files, tables, a progress line.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace kvcodec::cli {
+
+using Json = nlohmann::ordered_json;
+
+/// Writes `value` to `file` as a whole or not at all: a temporary file beside it is renamed over it.
+/// Text that is no UTF-8 is written with replacement characters. Throws error naming the file.
+void write_json(const std::string& file, const Json& value);
+
+/// Throws invalid_argument unless `file` can be created; called before long work, not after it.
+void check_writable(const std::string& file);
+
+/// Rows of cells as aligned text: the first column to the left, the others to the right.
+std::string to_table(const std::vector<std::vector<std::string>>& rows);
+
+/// printf into a string.
+[[gnu::format(printf, 1, 2)]] std::string format(const char* pattern, ...);
+
+/// "1.25 MiB"
+std::string bytes_text(std::int64_t bytes);
+
+/// "97,280"
+std::string count_text(std::int64_t n);
+
+/// Parses "1GiB", "512MiB", "4096". Throws invalid_argument naming what is allowed.
+std::int64_t parse_bytes(const std::string& text);
+
+/// `text` on one line of printable ASCII, at most `width` characters.
+std::string one_line(const std::string& text, std::size_t width);
+
+/// One line on the terminal that is rewritten in place; silent unless stderr is a terminal and
+/// the work has taken a second.
+class ProgressLine {
+ public:
+  ProgressLine();
+  ~ProgressLine() { clear(); }
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
+
+  void show(const std::string& what, std::int64_t done, std::int64_t total);
+  void clear();
+
+ private:
+  bool terminal_;
+  bool shown_ = false;
+  std::chrono::steady_clock::time_point start_, last_;
+};
+
+}  // namespace kvcodec::cli
