@@ -4,19 +4,15 @@
 #include <cstring>
 #include <limits>
 
+#include "src/attend/visibility.hpp"
 #include "src/attend/work.hpp"
 #include "src/cpu/kernels.hpp"
+#include "src/cpu/prefetch.hpp"
 
 namespace kvcodec {
 namespace {
 
 constexpr float kEmpty = -std::numeric_limits<float>::infinity();
-
-/// Positions of up to kTileRows neighbouring rows: listed, or consecutive from `first`.
-struct Positions {
-  const std::int32_t* listed;
-  std::int32_t first;
-};
 
 /// Memory of one worker.
 struct Scratch {
@@ -199,7 +195,6 @@ class Call {
     for (std::int64_t row = first_row; row < end; row += kTileRows) {
       const std::int32_t page = view_.indices[view_.indptr[stream] + row / format.page_size];
       const auto slot = static_cast<int>(row % format.page_size);
-      const std::byte* base = view_.pages + page * view_.page_stride;
       const auto n_rows = static_cast<int>(std::min<std::int64_t>(kTileRows, end - row));
       Positions positions{nullptr, static_cast<std::int32_t>(pos0 + row)};
       if (view_.slot_pos != nullptr) {
@@ -207,14 +202,37 @@ class Call {
       }
       const std::uint64_t* visible = nullptr;
       if (!mask(u, positions, n_rows, scratch, &visible)) continue;
-      const auto k = format.k_tile(base, slot / kTileRows, head_in_page);
-      const auto v = format.v_tile(base, slot / kTileRows, head_in_page);
-      k_kernels_.score(view_.k_codec.value(), format.head_dim, k.tile, k.head, scratch.q, u.n_rows,
-                       scratch.scores);
+      const TilePair now = tiles_at(stream, row, head_in_page);
+      const TilePair next =
+          row + kTileRows < end ? tiles_at(stream, row + kTileRows, head_in_page) : now;
+      prefetch(next.k, format.k_tile_bytes, format.k_span);
+      k_kernels_.score(view_.k_codec.value(), format.head_dim, now.k.tile, now.k.head, scratch.q,
+                       u.n_rows, scratch.scores);
       softmax(u, visible, scratch, state);
-      v_kernels_.add(view_.v_codec.value(), format.head_dim, v.tile, v.head, scratch.scores,
+      prefetch(next.v, format.v_tile_bytes, format.v_span);
+      v_kernels_.add(view_.v_codec.value(), format.head_dim, now.v.tile, now.v.head, scratch.scores,
                      u.n_rows, state.acc);
     }
+  }
+
+  struct TilePair {
+    TileRef<const std::byte> k;
+    TileRef<const std::byte> v;
+  };
+
+  TilePair tiles_at(std::int64_t stream, std::int64_t row, int head_in_page) const noexcept {
+    const PageFormat& format = view_.format;
+    const std::int32_t page = view_.indices[view_.indptr[stream] + row / format.page_size];
+    const std::byte* base = view_.pages + page * view_.page_stride;
+    const int strip = static_cast<int>(row % format.page_size) / kTileRows;
+    return {format.k_tile(base, strip, head_in_page), format.v_tile(base, strip, head_in_page)};
+  }
+
+  /// Fetches the part of a tile that holds the meant head.
+  static void prefetch(const TileRef<const std::byte>& t, std::size_t tile_bytes,
+                       int span) noexcept {
+    const std::size_t bytes = tile_bytes / static_cast<std::size_t>(span);
+    cpu::prefetch_tile(t.tile + static_cast<std::size_t>(t.head) * bytes, bytes);
   }
 
   void attend_raw(const Unit& u, const RawRows& rows, const Scratch& scratch,
@@ -264,37 +282,14 @@ class Call {
     std::uint64_t any = 0;
     std::uint64_t all = ~std::uint64_t{0};
     for (int t = 0; t < u.n_tokens; ++t) {
-      const std::uint64_t rows = visible_rows(positions, n_rows, queries_.pos[u.first_token + t]);
+      const std::uint64_t rows =
+          visible_rows(options_, positions, n_rows, queries_.pos[u.first_token + t]);
       std::fill_n(scratch.visible + t * group, group, rows);
       any |= rows;
       all &= rows;
     }
     if (all != ~std::uint64_t{0}) *visible = scratch.visible;
     return any != 0;
-  }
-
-  std::uint64_t visible_rows(const Positions& positions, int n_rows,
-                             std::int32_t q_pos) const noexcept {
-    if (positions.listed == nullptr) {
-      // Rows whose position is at most q_pos, as a run of low bits.
-      const std::int64_t first = positions.first;
-      const std::uint64_t past = low_bits(std::min<std::int64_t>(n_rows, q_pos - first + 1));
-      if (options_.window <= 0) return past;
-      const std::uint64_t too_old = low_bits(std::int64_t{q_pos} - options_.window + 1 - first);
-      return past & (~too_old | low_bits(options_.window_sinks - first));
-    }
-    std::uint64_t rows = 0;
-    for (int r = 0; r < n_rows; ++r) {
-      const std::int64_t pos = positions.listed[r];
-      const bool in_window = options_.window <= 0 || pos > std::int64_t{q_pos} - options_.window ||
-                             pos < options_.window_sinks;
-      rows |= static_cast<std::uint64_t>(pos <= q_pos && in_window) << r;
-    }
-    return rows;
-  }
-
-  static std::uint64_t low_bits(std::int64_t n) noexcept {
-    return n <= 0 ? 0 : n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
   }
 
   void softmax(const Unit& u, const std::uint64_t* visible, const Scratch& scratch,
@@ -359,7 +354,10 @@ class Call {
   float* scratch_;             ///< [n_workers]
 };
 
-bool good_options(const AttendOptions& o) noexcept {
+bool good_options(const AttendOptions& o, int n_q_heads) noexcept {
+  for (int h = 0; o.sink_logits != nullptr && h < n_q_heads; ++h) {
+    if (!(o.sink_logits[h] <= kF32Max)) return false;
+  }
   return std::isfinite(o.sm_scale) && o.sm_scale > 0.0f && std::isfinite(o.logits_soft_cap) &&
          o.logits_soft_cap >= 0.0f && o.window >= 0 && o.window_sinks >= 0;
 }
@@ -390,9 +388,13 @@ std::size_t attend_workspace_bytes(const KvView& view, const Queries& queries,
 Status attend(const KvView& view, const Queries& queries, float* out, float* lse,
               const AttendOptions& options, std::span<std::byte> workspace,
               const Executor& executor) noexcept {
-  if (!good_view(view) || !good_options(options)) return Status::invalid_argument;
+  if (!good_view(view) || !good_options(options, view.shape.n_q_heads))
+    return Status::invalid_argument;
   if (view.n_seq == 0) return Status::ok;
   if (queries.indptr == nullptr) return Status::invalid_argument;
+  for (std::int32_t i = 0; i < view.n_seq; ++i) {
+    if (queries.indptr[i + 1] < queries.indptr[i]) return Status::invalid_argument;
+  }
   if (queries.indptr[view.n_seq] == queries.indptr[0]) return Status::ok;
   if (queries.q == nullptr || queries.pos == nullptr || out == nullptr ||
       (queries.k_new == nullptr) != (queries.v_new == nullptr)) {

@@ -18,13 +18,17 @@ void check_rows(const char* name, const AnyRows& rows, std::int64_t n_tokens,
          ", allowed: " + number(n_tokens) + ", the number of query tokens");
   }
   if (n_tokens > 0 && rows.data == nullptr) fail(std::string(name) + ".data is null");
+  if (rows.token_stride < 0) {
+    fail(std::string(name) + ".token_stride = " + number(rows.token_stride) +
+         ", allowed: 0 or more");
+  }
   if (rows.head_stride < head_dim && rows.head_stride != 0) {
     fail(std::string(name) + ".head_stride = " + number(rows.head_stride) +
          ", allowed: at least head_dim = " + number(head_dim));
   }
 }
 
-void check_options(const AttendOptions& o) {
+void check_options(const AttendOptions& o, std::int32_t n_q_heads) {
   if (!std::isfinite(o.sm_scale) || o.sm_scale <= 0.0f) {
     fail("sm_scale = " + std::to_string(o.sm_scale) + ", allowed: finite and > 0");
   }
@@ -32,6 +36,11 @@ void check_options(const AttendOptions& o) {
     fail("logits_soft_cap = " + std::to_string(o.logits_soft_cap) + ", allowed: finite and >= 0");
   }
   if (o.window < 0) fail("window = " + number(o.window) + ", allowed: 0 (off) or more");
+  for (std::int32_t h = 0; o.sink_logits != nullptr && h < n_q_heads; ++h) {
+    if (o.sink_logits[h] <= kF32Max) continue;
+    fail("sink_logits[" + number(h) + "] = " + std::to_string(o.sink_logits[h]) +
+         ", allowed: a number or -inf");
+  }
   if (o.window_sinks < 0) fail("window_sinks = " + number(o.window_sinks) + ", allowed: 0 or more");
 }
 
@@ -81,7 +90,7 @@ std::span<std::byte> AttendWorkspace::bytes(std::size_t n) {
 
 void attend(const Cache& cache, std::int32_t layer, const Step& step, float* out, float* lse,
             const AttendOptions& options, AttendWorkspace& w, const Executor& executor) {
-  check_options(options);
+  check_options(options, cache.config().shape.n_q_heads);
   const KvView view = cache.view(layer, step.seqs, w.view);
   const HeadShape& shape = view.shape;
   const LayerConfig& config = cache.config().layers[static_cast<std::size_t>(layer)];

@@ -1,5 +1,5 @@
 // The subcommands. Each add_* declares one on `app` and sets `run` to what main() is to call; the
-// returned number is the exit code: 0 ok, 1 a check failed. Bad use throws, which main() turns to 2.
+// returned number is the exit code: 0 ok, 1 a check failed. Bad use throws, which main() makes 2.
 #pragma once
 
 #include <CLI/CLI.hpp>

@@ -133,6 +133,7 @@ int demo(const Options& options) {
               pool.n_threads(), cpu_isa());
   std::printf("%s", results_table(results, measure.budget).c_str());
   std::printf("without any KV cache: %.1f tokens per s\n", uncached.tokens_per_s);
+  std::printf("times smaller and change are against %s\n", baseline_of(results).name.c_str());
   print_texts(prompt, results);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   std::printf("\n%.0f s\n", seconds.count());

@@ -5,6 +5,7 @@
 #include <exception>
 #include <string>
 
+#include "kvcodec/attend/cpu_isa.hpp"
 #include "src/cli/commands.hpp"
 
 namespace {
@@ -18,13 +19,16 @@ std::string subcommand_names(const CLI::App& app) {
   return text;
 }
 
-int explain(const CLI::App& app, const CLI::ParseError& e) {
+int explain(const CLI::App& app, const CLI::ParseError& e, const std::string& first_argument) {
   if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
   const auto used = app.get_subcommands();
-  std::string hint =
-      "allowed: kvcodec <subcommand> [options], subcommands: " + subcommand_names(app);
-  if (!used.empty()) hint = "options: kvcodec " + used[0]->get_name() + " --help";
-  std::fprintf(stderr, "kvcodec: %s\n%s\n", e.what(), hint.c_str());
+  if (used.empty()) {
+    std::fprintf(stderr, "kvcodec: subcommand = \"%s\", allowed: %s\n", first_argument.c_str(),
+                 subcommand_names(app).c_str());
+  } else {
+    std::fprintf(stderr, "kvcodec: %s\nkvcodec %s --help lists what is allowed\n", e.what(),
+                 used[0]->get_name().c_str());
+  }
   return 2;
 }
 
@@ -42,7 +46,12 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return explain(app, e);
+    return explain(app, e, argc > 1 ? argv[1] : "");
+  }
+  const std::string problem = kvcodec::cpu_isa_problem();
+  if (!problem.empty()) {
+    std::fprintf(stderr, "kvcodec: %s\n", problem.c_str());
+    return 2;
   }
   try {
     return run();

@@ -70,7 +70,7 @@ PlanResult measure_tokens(const llama::Model& model, const std::vector<std::int3
                           const NamedPlan& plan, const MeasureOptions& options,
                           ProgressLine& progress, const std::string& what);
 
-/// Throws invalid_argument or unsupported unless every plan fits the model: before any work is done.
+/// Throws invalid_argument or unsupported unless every plan fits the model; before any work.
 void check_plans(const llama::Model& model, const std::vector<NamedPlan>& plans);
 
 /// The result that others are compared with: the one whose plan is exactly 16 bits, else the first.

@@ -11,7 +11,7 @@ namespace kvcodec::cli {
 
 using Json = nlohmann::ordered_json;
 
-/// Writes `value` to `file` as a whole or not at all: a temporary file beside it is renamed over it.
+/// Writes `value` to `file` as a whole or not at all: a temporary file beside it takes its name.
 /// Text that is no UTF-8 is written with replacement characters. Throws error naming the file.
 void write_json(const std::string& file, const Json& value);
 

@@ -82,7 +82,7 @@ HWY_INLINE void add_queries(const Decoder& decoder, const Scales& scales, const 
     acc += n * head_dim;
     n_q -= n;
   };
-  if constexpr (kMaxQueries<Decoder> >= 4) {
+  if constexpr (max_queries<Decoder>() >= 4) {
     for (; n_q >= 4; step(4)) add_pass<4>(decoder, scales, plane, head_dim, w, acc);
   }
   for (; n_q >= 2; step(2)) add_pass<2>(decoder, scales, plane, head_dim, w, acc);

@@ -285,8 +285,9 @@ HWY_INLINE void multiply_lines(const Decoder& decoder, const Lines& lines, const
 
 /// Queries that share one decoding. At 4 the arithmetic outweighs it.
 template <class Decoder>
-inline constexpr int kMaxQueries = kAccumulators / (Decoder::kSlots * Decoder::kChains) >= 4 ? 4
-                                                                                             : 2;
+constexpr int max_queries() {
+  return 4 * Decoder::kSlots * Decoder::kChains <= kAccumulators ? 4 : 2;
+}
 
 /// Lines of a pass of kQueries queries.
 template <class Decoder, int kQueries>

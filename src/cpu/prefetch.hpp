@@ -7,10 +7,10 @@ namespace kvcodec::cpu {
 
 /// Starts to bring a tile into cache and returns at once; any address is allowed.
 ///
-/// To be called before a kernel runs, with the tile of the same kind that comes after its own. A kernel reads several lines of
-/// its tile at a time, which the hardware's own prefetching does not follow, and pages of one head
-/// are not neighbours: without this, the time of memory and of arithmetic add up (measured on
-/// Zen 5, 4-bit keys, 4 queries: 13.6 ns per key without, 4.2 with; f16: 18.6 and 8.9).
+/// To be called before a kernel runs, with the tile of the same kind that comes after its own. A
+/// kernel reads several lines of its tile at a time, which the hardware's own prefetching does not
+/// follow, and pages of one head are not neighbours: without this, the times of memory and of
+/// arithmetic add up (Zen 5, 4-bit keys, 4 queries: 13.6 ns per key without, 4.2 with).
 inline void prefetch_tile(const std::byte* tile, std::size_t bytes) noexcept {
   constexpr std::size_t kCacheLine = 64;
   for (std::size_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(tile + at);

@@ -73,7 +73,7 @@ HWY_INLINE void score_queries(const Decoder& decoder, const Scales& scales,
     scores += n * kTileRows;
     n_q -= n;
   };
-  if constexpr (kMaxQueries<Decoder> >= 4) {
+  if constexpr (max_queries<Decoder>() >= 4) {
     for (; n_q >= 4; step(4)) score_pass<4>(decoder, scales, plane, head_dim, q, scores);
   }
   for (; n_q >= 2; step(2)) score_pass<2>(decoder, scales, plane, head_dim, q, scores);

@@ -1,5 +1,6 @@
 #include "src/verify/case.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 
@@ -25,12 +26,12 @@ Case::Case(const fs::path& folder) : folder_(folder) {
   } catch (const json::exception& e) {
     throw corrupt_data(file.string() + ": " + e.what());
   }
-  const std::size_t slash = name_.find('/');
-  if (slash == std::string::npos || slash == 0 || slash + 1 == name_.size()) {
+  const std::size_t slash = std::min(name_.find('/'), name_.size());
+  family_ = name_.substr(0, slash);
+  kind_ = name_.substr(std::min(slash + 1, name_.size()));
+  if (family_.empty() || kind_.find('/') != std::string::npos) {
     throw corrupt_data(file.string() + ": case = \"" + name_ + "\", allowed: <family>/<case>");
   }
-  family_ = name_.substr(0, slash);
-  kind_ = name_.substr(slash + 1);
 }
 
 const json& Case::entry(const std::string& array_name) const {

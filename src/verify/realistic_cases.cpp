@@ -2,8 +2,8 @@
 //
 // Raw caches must meet the stated bounds. For compressed ones the case asks for statistics; on top
 // of them the output must equal float64 attention over the rows as the codec decodes them, within
-// the same kind of bound, and the error that values cause must stay below what the widest gap of the
-// codec's table allows.
+// the same kind of bound, and the error that values cause must stay below what the widest gap of
+// the codec's table allows.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -157,8 +157,8 @@ double relative_error(const Layer& l, const Answer& a) {
   return std::sqrt(square / whole);
 }
 
-/// Values lose at most half of the table's widest gap (1 - 0.696 below zero) plus 2^-11 of clipping,
-/// times the group's maximum; an average of rows loses no more than its worst row.
+/// Values lose at most half of the table's widest gap (1 - 0.696 below zero) plus 2^-11 of
+/// clipping, times the group's maximum; an average of rows loses no more than its worst row.
 double nqkv_value_bound(const Layer& l, int group) {
   const double share = 0.5 * (1.0 - 0.6961928) + 0x1p-11;
   double worst = 0.0;

@@ -22,8 +22,8 @@ struct State {
 };
 
 /// Reference attention over rows begin..end-1.
-State part(const std::vector<float>& q, const test::Tokens& t, std::int64_t begin,
-           std::int64_t end, double scale = 0.125) {
+State part(const std::vector<float>& q, const test::Tokens& t, std::int64_t begin, std::int64_t end,
+           double scale = 0.125) {
   AttendOptions options;
   options.sm_scale = static_cast<float>(scale);
   std::vector<std::int32_t> pos(static_cast<std::size_t>(end - begin), 0);

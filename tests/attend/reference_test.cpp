@@ -63,9 +63,8 @@ TEST(AttendShapes, GqaGroupsAndHeadSizes) {
               {200}, 7);
       const QueryBatch batch = make_queries(shape, {5}, {199}, 8);
       SCOPED_TRACE("group " + std::to_string(group) + ", head_dim " + std::to_string(head_dim));
-      test::for_each_isa([&] {
-        expect_matches_reference(b.view, batch, default_options(head_dim), "shape");
-      });
+      test::for_each_isa(
+          [&] { expect_matches_reference(b.view, batch, default_options(head_dim), "shape"); });
     }
   }
 }
@@ -76,8 +75,7 @@ TEST(AttendVariants, EveryOption) {
     const HeadShape shape{8, 4, 64};
     Batch b(Cache(make_cache_config("kv=" + spec + ",recent=1", shape, 1, 512)), {170}, 9);
     const QueryBatch batch = make_queries(shape, {3}, {169}, 10);
-    test::for_each_isa(
-        [&] { expect_matches_reference(b.view, batch, default_options(64), spec); });
+    test::for_each_isa([&] { expect_matches_reference(b.view, batch, default_options(64), spec); });
   }
 }
 
@@ -90,9 +88,9 @@ TEST(AttendNew, OwnRowsEqualAppendThenAttend) {
   };
   const HeadShape shape{6, 3, 96};
   const Tokens tokens(shape, 400, 11);
-  for (const Case& c : {Case{"kv=nqkv:g32,raw=f32,recent=150,sink=2", 30},
-                        Case{"k=int8,v=nqsym:g32,raw=f32,recent=150", 3},
-                        Case{"kv=f32,recent=10", 100}}) {
+  for (const Case& c :
+       {Case{"kv=nqkv:g32,raw=f32,recent=150,sink=2", 30},
+        Case{"k=int8,v=nqsym:g32,raw=f32,recent=150", 3}, Case{"kv=f32,recent=10", 100}}) {
     Cache cache(make_cache_config(c.plan, shape, 1, 800, 2));
     const SeqId past = cache.open();
     const SeqId full = cache.open();

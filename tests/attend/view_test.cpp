@@ -99,8 +99,7 @@ TEST(View, HeadsOfDifferentLength) {
     options.window = window;
     options.window_sinks = window / 10;
     const QueryBatch batch = make_queries({6, 3, 80}, {9}, {1499}, 3);
-    test::for_each_isa(
-        [&] { expect_matches_reference(engine.view, batch, options, "lengths"); });
+    test::for_each_isa([&] { expect_matches_reference(engine.view, batch, options, "lengths"); });
   }
 }
 
@@ -159,13 +158,12 @@ TEST(View, RowsBeyondTheEndAreNotRead) {
   test::for_each_isa([&] {
     const test::Result before = test::run_attend(engine.view, batch, default_options(64));
     // The second page's rows from 6 on become huge.
-    auto* page = const_cast<std::byte*>(engine.view.pages) +
-                 engine.indices[1] * engine.view.page_stride;
+    auto* page =
+        const_cast<std::byte*>(engine.view.pages) + engine.indices[1] * engine.view.page_stride;
     const PageFormat& f = engine.view.format;
     std::vector<float> x(64 * 64);
     for (const Side side : {Side::key, Side::value}) {
-      std::byte* tile =
-          side == Side::key ? f.k_tile(page, 0, 0).tile : f.v_tile(page, 0, 0).tile;
+      std::byte* tile = side == Side::key ? f.k_tile(page, 0, 0).tile : f.v_tile(page, 0, 0).tile;
       engine.view.k_codec.decode_tile(side, 64, tile, x.data());
       std::fill(x.begin() + 6 * 64, x.end(), 1e30f);
       engine.view.k_codec.encode_tile(side, 64, x.data(), tile);

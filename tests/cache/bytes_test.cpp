@@ -13,7 +13,8 @@ TEST(Bytes, CountedByHand) {
   Cache cache(make_cache_config("k=nqkv:g64,v=int8,recent=32,sink=4", shape, 3, 4096, 4));
   const Tokens tokens(shape, 1000, 1);
   const SeqId seq = cache.open();
-  for (std::int32_t l = 0; l < 3; ++l) ASSERT_EQ(append(cache, seq, l, tokens, 0, 1000), Status::ok);
+  for (std::int32_t l = 0; l < 3; ++l)
+    ASSERT_EQ(append(cache, seq, l, tokens, 0, 1000), Status::ok);
   // 4 sinks, (996 - 32) / 64 = 15 tiles, 36 recent rows.
   const std::int64_t page = 64 * (128 / 2 + 2 * 2) + 64 * (128 + 2);  // K tile, V tile
   const CacheBytes b = cache.bytes(seq);
@@ -63,7 +64,8 @@ TEST(Bytes, BitsPerValueApproachTheCodecs) {
   const HeadShape shape{1, 1, 128};
   const Tokens tokens(shape, 8192, 1);
   for (const std::string& spec : test::codec_specs()) {
-    if (spec.find("search") != std::string::npos || spec.find("g256") != std::string::npos) continue;
+    if (spec.find("search") != std::string::npos || spec.find("g256") != std::string::npos)
+      continue;
     Cache cache(make_cache_config("kv=" + spec + ",recent=1", shape, 1, 8192));
     const SeqId seq = cache.open();
     ASSERT_EQ(append(cache, seq, 0, tokens, 0, 8192), Status::ok);

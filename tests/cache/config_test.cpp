@@ -49,16 +49,17 @@ TEST(CacheConfig, NamesFieldValueAndRange) {
   EXPECT_TRUE(contains(refusal([](C& c) { c.page_size = 100; }), {"page_size = 100", "64"}));
   EXPECT_TRUE(contains(refusal([](C& c) { c.shape.head_dim = 72; }), {"head_dim = 72"}));
   EXPECT_TRUE(contains(refusal([](C& c) { c.shape.n_q_heads = 3; }), {"n_q_heads = 3"}));
-  EXPECT_TRUE(contains(refusal([](C& c) { c.layers[1].k.codec = AnyCodec{}; }),
-                       {"layer 1", "k.codec"}));
-  EXPECT_TRUE(contains(refusal([](C& c) { c.layers[0].v.codec = AnyCodec{}; }),
-                       {"layer 0", "v.codec"}));
+  EXPECT_TRUE(
+      contains(refusal([](C& c) { c.layers[1].k.codec = AnyCodec{}; }), {"layer 1", "k.codec"}));
+  EXPECT_TRUE(
+      contains(refusal([](C& c) { c.layers[0].v.codec = AnyCodec{}; }), {"layer 0", "v.codec"}));
 }
 
 TEST(CacheConfig, WhatACodecCannotServeIsUnsupported) {
   using C = CacheConfig;
-  EXPECT_TRUE(contains(refusal<unsupported>([](C& c) { c.layers[0].k.codec = make_codec("nqkv:g256"); }),
-                       {"nqkv:g256", " k ", "n_kv_heads = 2", "4"}));
+  EXPECT_TRUE(
+      contains(refusal<unsupported>([](C& c) { c.layers[0].k.codec = make_codec("nqkv:g256"); }),
+               {"nqkv:g256", " k ", "n_kv_heads = 2", "4"}));
   EXPECT_TRUE(contains(refusal<unsupported>([](C& c) {
                          c.shape.head_dim = 80;
                          c.layers[0].v.codec = make_codec("nqkv:g128");

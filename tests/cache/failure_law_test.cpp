@@ -32,9 +32,8 @@ TEST_P(CacheLaws, OutOfPagesChangesNothing) {
     failed = true;
     ASSERT_EQ(status, Status::out_of_pages);
     ASSERT_EQ(state_of(cache), state);
-    const std::string message = message_of<out_of_pages>([&] {
-      cache.append(b, 0, tokens.k_rows(held, n), tokens.v_rows(held, n));
-    });
+    const std::string message = message_of<out_of_pages>(
+        [&] { cache.append(b, 0, tokens.k_rows(held, n), tokens.v_rows(held, n)); });
     EXPECT_TRUE(contains(message, {"n_tokens = 37", "sequence 1", "layer 0", "max_tokens = 512",
                                    std::to_string(held), "free pages"}));
     EXPECT_EQ(state_of(cache), state);
@@ -75,6 +74,38 @@ TEST_P(CacheLaws, OutOfPagesWhenASharedPageMustBeCopied) {
 INSTANTIATE_TEST_SUITE_P(Pairs, CacheLaws, ::testing::ValuesIn(test::cache_cases()),
                          test::name_of_case);
 
+// Layers are appended one after the other. When one fails half-way, the layers done before keep
+// their tokens, the failed one keeps its bytes, and truncate evens them out.
+TEST(MultiLayer, FailureInTheMiddleOfAStep) {
+  const HeadShape shape{1, 1, 64};
+  const Tokens tokens(shape, 200, 1);
+  Cache cache(make_cache_config("kv=f16,recent=1", shape, 2, 192, 3));
+  const SeqId a = cache.open();
+  const SeqId b = cache.open();
+  const SeqId c = cache.open();
+  EXPECT_EQ(cache.free_pages(0), 6);  // both layers share them: their pages have one size
+  ASSERT_EQ(append(cache, a, 0, tokens, 0, 140), Status::ok);
+  ASSERT_EQ(append(cache, a, 1, tokens, 0, 100), Status::ok);
+  for (std::int32_t l = 0; l < 2; ++l) {
+    ASSERT_EQ(append(cache, b, l, tokens, 0, 100), Status::ok);
+    ASSERT_EQ(append(cache, c, l, tokens, 0, 40), Status::ok);
+  }
+  ASSERT_EQ(cache.free_pages(1), 1);
+  ASSERT_EQ(append(cache, c, 0, tokens, 40, 60), Status::ok);
+  const auto state = state_of(cache);
+  ASSERT_EQ(append(cache, c, 1, tokens, 40, 60), Status::out_of_pages);
+  EXPECT_EQ(state_of(cache), state);
+  EXPECT_EQ(cache.n_tokens(c, 0), 100);
+  EXPECT_EQ(cache.n_tokens(c, 1), 40);
+  ASSERT_EQ(cache.truncate(c, 40), Status::ok);
+  EXPECT_EQ(cache.n_tokens(c, 0), 40);
+  cache.close(a);
+  for (std::int32_t l = 0; l < 2; ++l) {
+    ASSERT_EQ(append(cache, c, l, tokens, 40, 60), Status::ok);
+    EXPECT_EQ(test::contents(cache, c, l), test::contents(cache, b, l));
+  }
+}
+
 class Failures : public ::testing::Test {
  protected:
   Failures() : cache_(make_cache_config("kv=nqkv,recent=1,sink=2;1:kv=int8", shape_, 2, 256, 2)) {
@@ -89,8 +120,8 @@ class Failures : public ::testing::Test {
   AnyRows good() const { return tokens_.k_rows(0, 5); }
   void expect_refused(const AnyRows& k, const AnyRows& v, const std::vector<std::string>& parts) {
     EXPECT_EQ(cache_.try_append(seq_, 0, k, v), Status::invalid_argument);
-    EXPECT_TRUE(contains(
-        message_of<invalid_argument>([&] { cache_.append(seq_, 0, k, v); }), parts));
+    EXPECT_TRUE(
+        contains(message_of<invalid_argument>([&] { cache_.append(seq_, 0, k, v); }), parts));
   }
 
   HeadShape shape_{2, 2, 64};
@@ -140,9 +171,9 @@ TEST_F(Failures, BadSequencesAndLayers) {
   for (const std::int32_t layer : {-1, 2, 1 << 30}) {
     EXPECT_EQ(cache_.try_append(seq_, layer, good(), good()), Status::invalid_argument);
     const std::string name = "layer = " + std::to_string(layer);
-    EXPECT_TRUE(contains(
-        message_of<invalid_argument>([&] { cache_.append(seq_, layer, good(), good()); }),
-        {name, "0..1"}));
+    EXPECT_TRUE(
+        contains(message_of<invalid_argument>([&] { cache_.append(seq_, layer, good(), good()); }),
+                 {name, "0..1"}));
     EXPECT_TRUE(contains(message_of<invalid_argument>([&] { cache_.n_tokens(seq_, layer); }),
                          {name, "0..1"}));
     ViewBuffers buffers;

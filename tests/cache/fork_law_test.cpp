@@ -124,8 +124,8 @@ TEST_P(CacheLaws, RandomWalkAgainstAModel) {
     for (const auto& [seq, tokens] : model) {
       ASSERT_EQ(cache.n_tokens(seq), static_cast<std::int64_t>(tokens.size())) << step;
     }
-    ASSERT_EQ(cache.free_pages(0),
-              all_pages - static_cast<std::int64_t>(used_pages(cache, model))) << step;
+    ASSERT_EQ(cache.free_pages(0), all_pages - static_cast<std::int64_t>(used_pages(cache, model)))
+        << step;
     if (step % 6 == 5) {
       for (const auto& [seq, tokens] : model) {
         ASSERT_EQ(contents(cache, seq), expected_contents(cache.config(), text, tokens)) << step;

@@ -157,8 +157,8 @@ TEST(Truncate, RefusesMoreTokensThanALayerHas) {
   ASSERT_EQ(append(cache, seq, 0, tokens, 0, 150), Status::ok);
   ASSERT_EQ(append(cache, seq, 1, tokens, 0, 149), Status::ok);
   const auto state = state_of(cache);
-  for (const std::int64_t n : {std::int64_t{150}, std::int64_t{151}, std::int64_t{-1},
-                               std::int64_t{1} << 40}) {
+  for (const std::int64_t n :
+       {std::int64_t{150}, std::int64_t{151}, std::int64_t{-1}, std::int64_t{1} << 40}) {
     EXPECT_EQ(cache.truncate(seq, n), Status::invalid_argument) << n;
   }
   for (const SeqId other : {-1, 1, 1 << 20}) {

@@ -120,8 +120,8 @@ TEST(Int8, NonFiniteValuesSpoilNobody) {
 
 TEST(Int8, HasNoOptions) {
   EXPECT_EQ(Int8Token::parse("").name(), "int8");
-  EXPECT_TRUE(test::contains(
-      test::message_of<invalid_argument>([] { Int8Token::parse("g64"); }), {"int8", "g64", "none"}));
+  EXPECT_TRUE(test::contains(test::message_of<invalid_argument>([] { Int8Token::parse("g64"); }),
+                             {"int8", "g64", "none"}));
 }
 
 }  // namespace

@@ -12,14 +12,16 @@ namespace kvcodec {
 namespace {
 
 template <class C>
-std::vector<std::byte> encode(const C& codec, Side side, int head_dim, const std::vector<float>& x) {
+std::vector<std::byte> encode(const C& codec, Side side, int head_dim,
+                              const std::vector<float>& x) {
   std::vector<std::byte> bytes(codec.tile_bytes(head_dim));
   EXPECT_TRUE(codec.encode_tile(side, head_dim, x.data(), bytes.data()));
   return bytes;
 }
 
 template <class C>
-std::vector<float> round_trip(const C& codec, Side side, int head_dim, const std::vector<float>& x) {
+std::vector<float> round_trip(const C& codec, Side side, int head_dim,
+                              const std::vector<float>& x) {
   const std::vector<std::byte> bytes = encode(codec, side, head_dim, x);
   std::vector<float> y(x.size());
   codec.decode_tile(side, head_dim, bytes.data(), y.data());
@@ -41,7 +43,8 @@ TEST(NqkvGroups, SupportsAndSizes) {
     EXPECT_EQ(codec.head_span(c.head_dim), c.span) << c.group << " " << c.head_dim;
     EXPECT_EQ(codec.tile_bytes(c.head_dim), c.bytes) << c.group << " " << c.head_dim;
   }
-  for (const auto& [group, head_dim] : {std::pair{128, 80}, {256, 96}, {64, 48}, {64, 72}, {64, 512}}) {
+  for (const auto& [group, head_dim] :
+       {std::pair{128, 80}, {256, 96}, {64, 48}, {64, 72}, {64, 512}}) {
     EXPECT_FALSE(Nqkv{group}.supports(head_dim)) << group << " " << head_dim;
   }
   EXPECT_FALSE(Nqkv{48}.supports(96));
@@ -118,7 +121,8 @@ TEST(NqkvGroups, SearchIsNeverWorseThanAbsmax) {
     for (const std::string group : {"g32", "g64"}) {
       const Nqkv absmax = Nqkv::parse(group);
       const Nqkv search = Nqkv::parse(group + ":search");
-      for (std::size_t first = 0; first < x.size(); first += static_cast<std::size_t>(absmax.group)) {
+      for (std::size_t first = 0; first < x.size();
+           first += static_cast<std::size_t>(absmax.group)) {
         // The choice is made on f32 sums.
         ASSERT_LE(group_error(search, x, first), group_error(absmax, x, first) * (1.0 + 1e-5))
             << to_string(kind) << " " << group << " at " << first;

@@ -76,16 +76,16 @@ TEST(MakeCodec, MessagesListWhatExists) {
   BuiltinCodecs::for_each(
       [&]<class C>() { EXPECT_TRUE(test::contains(unknown, {C::family})) << C::family; });
   EXPECT_TRUE(test::contains(test::message_of<invalid_argument>([] { make_codec(""); }), {"nqkv"}));
+  EXPECT_TRUE(test::contains(test::message_of<invalid_argument>([] { make_codec("nqkv:g65"); }),
+                             {"nqkv", "g65", "32, 64, 128 or 256", "0.5..1", "search"}));
   EXPECT_TRUE(
-      test::contains(test::message_of<invalid_argument>([] { make_codec("nqkv:g65"); }),
-                     {"nqkv", "g65", "32, 64, 128 or 256", "0.5..1", "search"}));
-  EXPECT_TRUE(test::contains(
-      test::message_of<invalid_argument>([] { make_codec("nqsym:search:x0.9"); }), {"search", "x0.9"}));
+      test::contains(test::message_of<invalid_argument>([] { make_codec("nqsym:search:x0.9"); }),
+                     {"search", "x0.9"}));
   for (const char* empty_option : {"nqkv:g64:", "nqkv::g64", "nqkv::"}) {
     EXPECT_THROW(make_codec(empty_option), invalid_argument) << empty_option;
   }
-  EXPECT_TRUE(test::contains(
-      test::message_of<invalid_argument>([] { make_codec("f16:g64"); }), {"f16", "g64", "none"}));
+  EXPECT_TRUE(test::contains(test::message_of<invalid_argument>([] { make_codec("f16:g64"); }),
+                             {"f16", "g64", "none"}));
 }
 
 TEST(AnyCodec, KnowsItsType) {

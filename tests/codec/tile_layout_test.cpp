@@ -50,13 +50,13 @@ TEST(TileLayout, EveryPlaceIsUsedExactlyOnce) {
 TEST(TileLayout, FourBitKeysByHand) {
   const TileLayout layout{Side::key, 4, 128};
   expect_place(layout, 0, 0, 0, 0);
-  expect_place(layout, 0, 1, 0, 8);    // the next byte
+  expect_place(layout, 0, 1, 0, 8);  // the next byte
   expect_place(layout, 0, 3, 0, 24);
-  expect_place(layout, 0, 4, 0, 4);    // the high half of the first byte
+  expect_place(layout, 0, 4, 0, 4);  // the high half of the first byte
   expect_place(layout, 0, 7, 0, 28);
-  expect_place(layout, 1, 0, 1, 0);    // the next lane
+  expect_place(layout, 1, 0, 1, 0);  // the next lane
   expect_place(layout, 15, 0, 15, 0);
-  expect_place(layout, 0, 8, 16, 0);   // the next line
+  expect_place(layout, 0, 8, 16, 0);        // the next line
   expect_place(layout, 5, 13, 16 + 5, 12);  // e = 5: byte 1, high half
   expect_place(layout, 16, 0, 16 * 16, 0);  // the next group of 16 tokens, after 16 lines
   expect_place(layout, 63, 127, 4 * 16 * 16 - 1, 28);
@@ -75,12 +75,12 @@ TEST(TileLayout, FourBitValuesByHand) {
 }
 
 TEST(TileLayout, OtherWidthsByHand) {
-  expect_place({Side::key, 8, 80}, 2, 7, 16 + 2, 24);            // 4 per word: line 1, byte 3
-  expect_place({Side::key, 8, 80}, 17, 0, 20 * 16 + 1, 0);       // 20 lines per group of tokens
+  expect_place({Side::key, 8, 80}, 2, 7, 16 + 2, 24);              // 4 per word: line 1, byte 3
+  expect_place({Side::key, 8, 80}, 17, 0, 20 * 16 + 1, 0);         // 20 lines per group of tokens
   expect_place({Side::value, 8, 80}, 5, 17, 16 * 16 + 16 + 1, 8);  // 16 lines per 16 channels
-  expect_place({Side::key, 16, 64}, 3, 5, 2 * 16 + 3, 16);       // 2 per word
+  expect_place({Side::key, 16, 64}, 3, 5, 2 * 16 + 3, 16);         // 2 per word
   expect_place({Side::value, 16, 64}, 5, 3, 2 * 16 + 3, 16);
-  expect_place({Side::key, 32, 64}, 3, 5, 5 * 16 + 3, 0);        // 1 per word
+  expect_place({Side::key, 32, 64}, 3, 5, 5 * 16 + 3, 0);  // 1 per word
   expect_place({Side::value, 32, 64}, 5, 19, 64 * 16 + 5 * 16 + 3, 0);
   expect_place({Side::key, 2, 64}, 0, 5, 0, 8 + 2);   // e = 5: byte 1, bits 2..3
   expect_place({Side::key, 1, 64}, 0, 29, 0, 8 + 7);  // e = 29: byte 1, bit 7

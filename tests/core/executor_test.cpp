@@ -52,11 +52,11 @@ TEST(Executor, TakesACallersPool) {
   struct Reversed {
     int calls = 0;
   } pool;
-  const Executor executor{
-      &pool, 2, [](void* self, std::int64_t n, void* arg, Executor::Task fn) {
-        ++static_cast<Reversed*>(self)->calls;
-        for (std::int64_t i = n - 1; i >= 0; --i) fn(arg, i, static_cast<int>(i % 2));
-      }};
+  const Executor executor{&pool, 2, [](void* self, std::int64_t n, void* arg, Executor::Task fn) {
+                            ++static_cast<Reversed*>(self)->calls;
+                            for (std::int64_t i = n - 1; i >= 0; --i)
+                              fn(arg, i, static_cast<int>(i % 2));
+                          }};
   expect_contract(executor, 33);
   EXPECT_EQ(pool.calls, 1);
 }

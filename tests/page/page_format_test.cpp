@@ -50,7 +50,8 @@ TEST(PageFormat, TilesDoNotOverlapAndAreAligned) {
 
 TEST(PageFormat, ByHand) {
   // K: g256 at head_dim 64 shares scales over 4 heads; V: g128 over 2.
-  const PageFormat f = make_page_format(make_codec("nqkv:g256"), make_codec("nqsym:g128"), 64, 8, 128);
+  const PageFormat f =
+      make_page_format(make_codec("nqkv:g256"), make_codec("nqsym:g128"), 64, 8, 128);
   constexpr std::size_t kKeys = 4 * 64 * 32 + 128;
   constexpr std::size_t kValues = 2 * 64 * 32 + 128;
   EXPECT_EQ(f.span, 4);
@@ -73,13 +74,13 @@ TEST(PageFormat, RefusesAndSaysWhy) {
         test::message_of<invalid_argument>([&] { make_page_format(f16, f16, 64, 1, page_size); }),
         {"page_size = " + std::to_string(page_size), "64..65536", "multiple of 64"}));
   }
-  EXPECT_TRUE(test::contains(
-      test::message_of<unsupported>([&] { make_page_format(f16, f16, 72, 1, 64); }),
-      {"f16", "head_dim = 72"}));
+  EXPECT_TRUE(
+      test::contains(test::message_of<unsupported>([&] { make_page_format(f16, f16, 72, 1, 64); }),
+                     {"f16", "head_dim = 72"}));
   EXPECT_TRUE(test::contains(test::message_of<unsupported>([&] {
-                make_page_format(f16, make_codec("nqkv:g256"), 64, 6, 64);
-              }),
-              {"nqkv:g256", " v ", "4 heads", "n_kv_heads = 6", "multiple of 4"}));
+                               make_page_format(f16, make_codec("nqkv:g256"), 64, 6, 64);
+                             }),
+                             {"nqkv:g256", " v ", "4 heads", "n_kv_heads = 6", "multiple of 4"}));
 }
 
 }  // namespace

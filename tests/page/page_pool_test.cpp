@@ -85,10 +85,11 @@ TEST(PagePool, MayBeEmpty) {
 }
 
 TEST(PagePool, RefusesBadSizes) {
-  for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, std::size_t{63}, std::size_t{96}}) {
-    EXPECT_TRUE(test::contains(
-        test::message_of<invalid_argument>([&] { PagePool(bytes, 1); }),
-        {"PagePool", "page_bytes = " + std::to_string(bytes), "multiple of 64"}));
+  for (const std::size_t bytes :
+       {std::size_t{0}, std::size_t{1}, std::size_t{63}, std::size_t{96}}) {
+    EXPECT_TRUE(
+        test::contains(test::message_of<invalid_argument>([&] { PagePool(bytes, 1); }),
+                       {"PagePool", "page_bytes = " + std::to_string(bytes), "multiple of 64"}));
   }
   for (const std::int64_t n : {std::int64_t{-1}, std::int64_t{1} << 31}) {
     EXPECT_TRUE(test::contains(test::message_of<invalid_argument>([&] { PagePool(64, n); }),
@@ -96,8 +97,8 @@ TEST(PagePool, RefusesBadSizes) {
   }
   // More bytes than an address can count.
   const std::size_t huge = std::size_t{1} << 40;
-  EXPECT_TRUE(test::contains(
-      test::message_of<invalid_argument>([&] { PagePool(huge, 1 << 25); }), {"n_pages", "2^63"}));
+  EXPECT_TRUE(test::contains(test::message_of<invalid_argument>([&] { PagePool(huge, 1 << 25); }),
+                             {"n_pages", "2^63"}));
 }
 
 }  // namespace

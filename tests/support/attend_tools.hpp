@@ -115,9 +115,8 @@ inline Result run_attend(const KvView& view, const QueryBatch& batch, const Atte
   Guarded<float> out(n * static_cast<std::size_t>(view.shape.head_dim), std::byte{0xff});
   Guarded<float> lse(n, std::byte{0xff});
   Guarded<> workspace(attend_workspace_bytes(view, queries, executor.n_workers), std::byte{0xff});
-  EXPECT_EQ(
-      attend(view, queries, out.data(), lse.data(), options, workspace.span(), executor),
-      Status::ok);
+  EXPECT_EQ(attend(view, queries, out.data(), lse.data(), options, workspace.span(), executor),
+            Status::ok);
   EXPECT_TRUE(out.intact() && lse.intact() && workspace.intact());
   return {out.copy(), lse.copy()};
 }
@@ -153,8 +152,8 @@ inline Expected reference(const KvView& view, const QueryBatch& batch,
                                   ? static_cast<double>(options.sink_logits[q_head])
                                   : -std::numeric_limits<double>::infinity();
           want.lse[static_cast<std::size_t>(row)] = reference_attend(
-              shape.head_dim, static_cast<std::int64_t>(rows.pos.size()),
-              batch.q.data() + row * d, rows.k.data(), rows.v.data(), d, rows.pos.data(),
+              shape.head_dim, static_cast<std::int64_t>(rows.pos.size()), batch.q.data() + row * d,
+              rows.k.data(), rows.v.data(), d, rows.pos.data(),
               batch.pos[static_cast<std::size_t>(t)], options, sink, want.out.data() + row * d);
         }
       }

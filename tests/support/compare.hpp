@@ -43,8 +43,7 @@ template <class A, class B>
       if (!same) return fail(i, "non-finite values differ");
       continue;
     }
-    const double excess =
-        std::fabs(a - b) - tolerance.absolute - tolerance.relative * std::fabs(b);
+    const double excess = std::fabs(a - b) - tolerance.absolute - tolerance.relative * std::fabs(b);
     if (excess > 0.0 && excess > worst_excess) {
       worst = i;
       worst_excess = excess;

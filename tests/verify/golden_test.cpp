@@ -11,6 +11,7 @@
 
 #include <unistd.h>
 
+#include "kvcodec/attend/cpu_isa.hpp"
 #include "src/verify/case.hpp"
 #include "src/verify/golden.hpp"
 
@@ -63,11 +64,17 @@ class CaseCopy {
   fs::path folder_;
 };
 
-TEST(Golden, EveryCasePasses) {
-  const Totals totals = run_cases(kGolden, [](const Result& result) {
-    EXPECT_EQ(result.outcome, Outcome::passed) << to_text(result);
-  });
-  EXPECT_EQ(totals.passed, 25) << "5 of nf4, 18 of attention, 1 of realistic-kv, 1 of hadamard";
+TEST(Golden, EveryCasePassesOnEveryInstructionSet) {
+  const std::string before = cpu_isa();
+  for (const std::string& isa : available_cpu_isas()) {
+    force_cpu_isa(isa);
+    ASSERT_EQ(cpu_isa(), isa);
+    const Totals totals = run_cases(kGolden, [&](const Result& result) {
+      EXPECT_EQ(result.outcome, Outcome::passed) << isa << ": " << to_text(result);
+    });
+    EXPECT_EQ(totals.passed, 25) << "5 of nf4, 18 of attention, 1 of realistic-kv, 1 of hadamard";
+  }
+  force_cpu_isa(before);
 }
 
 // The negative control: a runner that compares nothing would pass everything above.
@@ -119,7 +126,7 @@ TEST(Golden, DamagedDescriptionIsNamed) {
   const CaseCopy copy("nf4/table");
   copy.write("case.json", "{\"case\": ");
   EXPECT_NE(copy.failure().find("case.json"), std::string::npos) << copy.failure();
-  copy.write("case.json", R"({"case": "nf4", "arrays": [], "tolerances": []})");
+  copy.write("case.json", R"({"case": "nf4/a/b", "arrays": [], "tolerances": []})");
   EXPECT_NE(copy.failure().find("allowed: <family>/<case>"), std::string::npos) << copy.failure();
 }
 
@@ -130,6 +137,8 @@ TEST(Golden, UnknownFamiliesAreSkippedByName) {
   EXPECT_EQ(result.outcome, Outcome::skipped);
   EXPECT_EQ(to_text(result).find("skipped qjl/table: no check for this kind"), 0u)
       << to_text(result);
+  copy.write("case.json", R"({"case": "qjl-inputs", "arrays": [], "tolerances": []})");
+  EXPECT_EQ(run_case(copy.folder()).outcome, Outcome::skipped) << "a family of one case";
 }
 
 TEST(Golden, FoldersWithoutCasesAreRefused) {

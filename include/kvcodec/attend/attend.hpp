@@ -33,7 +33,7 @@ struct AttendOptions {
   float logits_soft_cap = 0.0f;   ///< 0: off
   std::int32_t window = 0;        ///< newest positions visible, the query's own counted; 0: all
   std::int32_t window_sinks = 0;  ///< first positions visible in spite of the window
-  const float* sink_logits = nullptr;  ///< [n_q_heads] or null
+  const float* sink_logits = nullptr;  ///< [n_q_heads] numbers or -inf; or null
 };
 
 /// Query tokens of a ragged batch, in the view's (transformed) space.
@@ -56,7 +56,8 @@ std::size_t attend_workspace_bytes(const KvView& view, const Queries& queries,
 ///
 /// out [n_tokens, n_q_heads, head_dim]; lse [n_tokens, n_q_heads] or null. `workspace` is aligned
 /// to 64 bytes and holds attend_workspace_bytes(..., executor.n_workers). Allocates nothing. Returns invalid_argument for
-/// a null pointer, a bad option or a workspace that is too small, and then writes nothing.
+/// a null pointer, a decreasing indptr, a bad option or a workspace that is too small, and then
+/// writes nothing.
 Status attend(const KvView& view, const Queries& queries, float* out, float* lse,
               const AttendOptions& options, std::span<std::byte> workspace,
               const Executor& executor = {}) noexcept;

@@ -113,7 +113,7 @@ struct NormalQuantile {
   /// Index of the level for x / scale; `ratio` may be any number, NaN excluded.
   KVCODEC_HD static constexpr int code_of(float ratio) noexcept {
     int code = 0;
-    for (int i = 0; i < 15; ++i) code += ratio > Table::table.threshold[i] ? 1 : 0;
+    for (int i = 0; i < 15; ++i) code += ratio > threshold_of(i) ? 1 : 0;
     return code;
   }
 
@@ -123,8 +123,8 @@ struct NormalQuantile {
     const int width = head_span(head_dim) * head_dim;
     bool finite = true;
     for (int row = 0; row < kTileRows; ++row) {
-      float values[kMaxWidth];
-      std::uint8_t codes[kMaxWidth];
+      float values[kMaxTileWidth];
+      std::uint8_t codes[kMaxTileWidth];
       for (int i = 0; i < width; ++i) {
         finite &= is_finite(x[row * width + i]);
         values[i] = clamp_finite(x[row * width + i], kF16Max);
@@ -152,8 +152,7 @@ struct NormalQuantile {
         const float scale = to_f32(f16{get_scale(scale_plane(in, head_dim, channel), row)});
         const std::byte* plane =
             in + at.plane_bytes() * static_cast<std::size_t>(channel / head_dim);
-        x[row * width + channel] =
-            scale * Table::table.level[at.get(plane, row, channel % head_dim)];
+        x[row * width + channel] = scale * level_of(at.get(plane, row, channel % head_dim));
       }
     }
   }
@@ -175,7 +174,15 @@ struct NormalQuantile {
   }
 
  private:
-  static constexpr int kMaxWidth = 256;  ///< channels of a tile over all its heads
+  // Device code cannot read a static member array, but it can hold a constant of its own.
+  KVCODEC_HD static constexpr float level_of(std::uint32_t code) noexcept {
+    constexpr LevelTable table = Table::table;
+    return table.level[code];
+  }
+  KVCODEC_HD static constexpr float threshold_of(int i) noexcept {
+    constexpr LevelTable table = Table::table;
+    return table.threshold[i];
+  }
 
   KVCODEC_HD static constexpr TileLayout layout(Side side, int head_dim) noexcept {
     return {side, 4, head_dim};
@@ -212,11 +219,11 @@ struct NormalQuantile {
   /// Every product here is exact in float64, so that the choice of a scale cannot depend on which
   /// of them a compiler fuses with an addition.
   KVCODEC_HD static double squared_error(const float* values, int n, float scale) noexcept {
-    std::uint8_t codes[kMaxWidth];
+    std::uint8_t codes[kMaxTileWidth];
     put_codes(values, n, scale, codes);
     double sum = 0.0;
     for (int i = 0; i < n; ++i) {
-      const double level = static_cast<double>(Table::table.level[codes[i]]);
+      const double level = static_cast<double>(level_of(codes[i]));
       const auto error = static_cast<double>(
           static_cast<float>(static_cast<double>(values[i]) - static_cast<double>(scale) * level));
       sum += error * error;

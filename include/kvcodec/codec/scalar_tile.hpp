@@ -8,9 +8,6 @@
 
 namespace kvcodec {
 
-/// Most channels of a tile over all its heads: 256 values, or one head of 256 channels.
-inline constexpr int kMaxTileWidth = 256;
-
 /// scores[i, row] = sum over channels of q[i, c] * k[row, c].
 ///
 /// tile: a K tile of `codec`; head: 0..head_span-1; q [n_q, head_dim]; scores [n_q, kTileRows].

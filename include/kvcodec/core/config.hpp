@@ -26,6 +26,9 @@ inline constexpr int kLanes = 16;
 inline constexpr int kMinHeadDim = 64;
 inline constexpr int kMaxHeadDim = 256;
 
+/// Most channels of a tile over all its heads.
+inline constexpr int kMaxTileWidth = kMaxHeadDim;
+
 /// Largest number of query heads that may share one KV head.
 inline constexpr int kMaxGqaGroup = 16;
 
