@@ -98,8 +98,8 @@ std::string count_text(std::int64_t n) {
 
 std::int64_t parse_bytes(const std::string& text) {
   const auto fail = [&] {
-    return invalid_argument(bad_value("memory", "budget", text,
-                                      "a whole number from 1 on with B, KiB, MiB, GiB or TiB"));
+    return invalid_argument(bad_value(
+        "memory", "budget", text, "1B to 1024TiB, a whole number with B, KiB, MiB, GiB or TiB"));
   };
   std::size_t digits = 0;
   while (digits < text.size() && std::isdigit(static_cast<unsigned char>(text[digits])) != 0) {
@@ -111,7 +111,7 @@ std::int64_t parse_bytes(const std::string& text) {
   const std::vector<std::string> units = {"B", "KiB", "MiB", "GiB", "TiB"};
   const auto found = std::find(units.begin(), units.end(), unit.empty() ? "B" : unit);
   const auto shift = 10 * (found - units.begin());
-  if (found == units.end() || n < 1 || n > (std::int64_t{1} << 60 >> shift)) throw fail();
+  if (found == units.end() || n < 1 || n > (std::int64_t{1} << 50 >> shift)) throw fail();
   return n << shift;
 }
 
