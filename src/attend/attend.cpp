@@ -1,3 +1,4 @@
+// Attention over a view: cuts a call into units of work (work.hpp), runs them, merges splits.
 #include "kvcodec/attend/attend.hpp"
 
 #include <cmath>

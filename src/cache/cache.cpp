@@ -1,3 +1,4 @@
+// The container: sequences, what they may do, and the views of them.
 #include "kvcodec/cache/cache.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// One layer of one sequence: windows, encoding, truncation.
 #include "src/cache/layer_store.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Threads that sleep while there is no work.
 #include <atomic>
 #include <condition_variable>
 #include <mutex>

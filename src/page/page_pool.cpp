@@ -1,3 +1,4 @@
+// Pages with counts of users.
 #include "kvcodec/page/page_pool.hpp"
 
 #include <limits>

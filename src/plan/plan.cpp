@@ -1,3 +1,4 @@
+// Plans: parsing, printing.
 #include "kvcodec/plan/plan.hpp"
 
 #include <algorithm>

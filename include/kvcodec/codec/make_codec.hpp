@@ -5,15 +5,14 @@
 
 #include "kvcodec/codec/any_codec.hpp"
 #include "kvcodec/codec/builtin.hpp"
+#include "kvcodec/core/by_name.hpp"
 
 namespace kvcodec {
 
 /// Family names of the codecs in `List`, separated by ", ".
 template <class List = BuiltinCodecs>
 std::string codec_families() {
-  std::string text;
-  List::for_each([&]<class C>() { text += (text.empty() ? "" : ", ") + std::string(C::family); });
-  return text;
+  return family_names<List>();
 }
 
 /// Builds the codec that `spec` = "family[:option[:option...]]" names.
@@ -21,17 +20,7 @@ std::string codec_families() {
 /// Throws invalid_argument that lists the families, or the options of the family.
 template <class List = BuiltinCodecs>
 AnyCodec make_codec(const std::string& spec) {
-  const std::size_t colon = spec.find(':');
-  const std::string family = spec.substr(0, colon);
-  const std::string options = colon == std::string::npos ? "" : spec.substr(colon + 1);
-  AnyCodec codec;
-  List::for_each([&]<class C>() {
-    if (!codec && family == C::family) codec = C::parse(options);
-  });
-  if (!codec) {
-    throw invalid_argument(bad_value("codec", "name", family, codec_families<List>()));
-  }
-  return codec;
+  return make_by_name<AnyCodec, List>("codec", spec);
 }
 
 }  // namespace kvcodec
