@@ -35,7 +35,7 @@ TEST(Bytes, CountedByHand) {
 TEST(Bytes, SharedPagesCountOnce) {
   const HeadShape shape{2, 2, 64};
   Cache cache(make_cache_config("kv=nqkv,recent=1", shape, 1, 4096, 3));
-  const Tokens tokens(shape, 700, 1);
+  const Tokens tokens(shape, 705, 1);
   const SeqId a = cache.open();
   ASSERT_EQ(append(cache, a, 0, tokens, 0, 641), Status::ok);
   const CacheBytes one = cache.bytes(a);
