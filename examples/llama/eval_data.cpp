@@ -92,10 +92,15 @@ EvalData read_fields(const json& root, const fs::path& folder) {
 }  // namespace
 
 EvalData read_eval(const fs::path& folder) {
-  const fs::path path = folder / "eval.json";
-  const std::string text = read_file(path);
+  fs::path path = folder / "eval.json";
   try {
-    return read_fields(json::parse(text), folder);
+    json root = json::parse(read_file(path));
+    if (root.contains("shared")) {
+      path = folder / root["shared"].get<std::string>();
+      root = json::parse(read_file(path));
+      if (root.contains("shared")) throw kvcodec::corrupt_data("shared points to a pointer");
+    }
+    return read_fields(root, path.parent_path());
   } catch (const json::exception& e) {
     throw kvcodec::corrupt_data(path.string() + ": " + e.what());
   } catch (const kvcodec::corrupt_data& e) {

@@ -47,7 +47,8 @@ struct EvalData {
   std::map<std::string, double> floor;  ///< bits per byte that no model can beat, by class
 };
 
-/// Reads folder/eval.json and the text it names. Throws invalid_argument if there is none,
+/// Reads folder/eval.json and the text it names, or the eval.json that its field "shared" points to
+/// (a path relative to the folder): models of one vocabulary share their material. Throws invalid_argument if there is none,
 /// corrupt_data naming the field that is wrong.
 EvalData read_eval(const std::filesystem::path& folder);
 

@@ -87,6 +87,21 @@ TEST_F(EvalText, ReadsEvalData) {
   EXPECT_DOUBLE_EQ(data.floor.at("filler"), 0.5);
 }
 
+TEST_F(EvalText, ReadsTheEvalDataThatAnotherFolderShares) {
+  write(eval_json());
+  const fs::path other = folder_ / "other";
+  fs::create_directories(other);
+  const auto point_to = [&](const std::string& target) {
+    std::ofstream(other / "eval.json") << json{{"shared", target}};
+  };
+  point_to("../eval.json");
+  EXPECT_EQ(read_eval(other).heldout, text(260));
+  point_to("eval.json");
+  EXPECT_THROW(read_eval(other), kvcodec::corrupt_data);
+  point_to("../nowhere.json");
+  EXPECT_THROW(read_eval(other), kvcodec::invalid_argument);
+}
+
 TEST_F(EvalText, RefusesDamagedEvalData) {
   const auto with = [](const json& change) {
     json j = eval_json();
