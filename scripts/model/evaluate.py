@@ -99,12 +99,22 @@ def to_tensor(text):
     return torch.from_numpy(np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64))
 
 
+def load_eval(folder):
+    """eval.json of a model folder, or the one that its field "shared" points to, and its text."""
+    path = os.path.join(folder, "eval.json")
+    with open(path) as f:
+        e = json.load(f)
+    if "shared" in e:
+        path = os.path.join(folder, e["shared"])
+        with open(path) as f:
+            e = json.load(f)
+    with open(os.path.join(os.path.dirname(path), e["heldout"]), newline="") as f:
+        return e, f.read()
+
+
 @torch.no_grad()
 def score(model, folder):
-    with open(os.path.join(folder, "eval.json")) as f:
-        e = json.load(f)
-    with open(os.path.join(folder, e["heldout"]), newline="") as f:
-        text = f.read()
+    e, text = load_eval(folder)
     nll, right = torch.zeros(len(text)), torch.zeros(len(text), dtype=torch.bool)
     for begin, end in e["documents"]:
         t = to_tensor(text[begin:end])[None]
@@ -144,8 +154,7 @@ def score(model, folder):
 @torch.no_grad()
 def stats(model, folder):
     """Per layer: channel offsets and spreads of K and V, tails, attention entropy, sink mass."""
-    with open(os.path.join(folder, "eval.json")) as f:
-        e = json.load(f)
+    e, _ = load_eval(folder)
     layers = model.model.layers
     rows = {}
     for item in e["recall"][:4]:
