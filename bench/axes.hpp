@@ -32,6 +32,22 @@ void for_each_codec(F&& fn) {
   BuiltinCodecs::for_each([&]<class C>() { fn(AnyCodec(C{})); });
 }
 
+/// Registers fn(state, codec, side, head_dim) as "<operation>/<codec>/<side>/head_dim:<n>" for every
+/// codec, side and head size. Returns true, for the initialiser of a constant.
+inline bool register_tiles(const std::string& operation,
+                           void (*fn)(benchmark::State&, const AnyCodec&, Side, int)) {
+  for_each_codec([&](const AnyCodec& codec) {
+    for (const Side side : {Side::key, Side::value}) {
+      for (const int head_dim : kHeadDims) {
+        const std::string name = operation + "/" + codec.name() + "/" + to_string(side) +
+                                 "/head_dim:" + std::to_string(head_dim);
+        benchmark::RegisterBenchmark(name.c_str(), fn, codec, side, head_dim);
+      }
+    }
+  });
+  return true;
+}
+
 /// Bytes per second as a counter of the row.
 inline benchmark::Counter rate(double per_iteration) {
   return benchmark::Counter(per_iteration, benchmark::Counter::kIsIterationInvariantRate,

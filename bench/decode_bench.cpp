@@ -19,18 +19,7 @@ void decode(benchmark::State& state, const AnyCodec& codec, Side side, int head_
   state.counters["tile_bytes/s"] = rate(static_cast<double>(tile.size()));
 }
 
-const bool registered = [] {
-  for_each_codec([](const AnyCodec& codec) {
-    for (const Side side : {Side::key, Side::value}) {
-      for (const int head_dim : kHeadDims) {
-        const std::string name = "decode/" + codec.name() + "/" + to_string(side) +
-                                 "/head_dim:" + std::to_string(head_dim);
-        benchmark::RegisterBenchmark(name.c_str(), decode, codec, side, head_dim);
-      }
-    }
-  });
-  return true;
-}();
+const bool registered = register_tiles("decode", decode);
 
 }  // namespace
 }  // namespace kvcodec::bench

@@ -17,18 +17,7 @@ void encode(benchmark::State& state, const AnyCodec& codec, Side side, int head_
   state.counters["input_bytes/s"] = rate(4.0 * static_cast<double>(n));
 }
 
-const bool registered = [] {
-  for_each_codec([](const AnyCodec& codec) {
-    for (const Side side : {Side::key, Side::value}) {
-      for (const int head_dim : kHeadDims) {
-        const std::string name = "encode/" + codec.name() + "/" + to_string(side) +
-                                 "/head_dim:" + std::to_string(head_dim);
-        benchmark::RegisterBenchmark(name.c_str(), encode, codec, side, head_dim);
-      }
-    }
-  });
-  return true;
-}();
+const bool registered = register_tiles("encode", encode);
 
 }  // namespace
 }  // namespace kvcodec::bench

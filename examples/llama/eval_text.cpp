@@ -34,15 +34,6 @@ std::span<const T> first(const std::vector<T>& all, std::int64_t limit) {
 
 std::int64_t size_of(const std::string& text) { return static_cast<std::int64_t>(text.size()); }
 
-// -log2 softmax(logits)[token]
-double bits_of(std::span<const float> logits, std::int32_t token) {
-  const float top = *std::max_element(logits.begin(), logits.end());
-  double sum = 0.0;
-  for (const float x : logits) sum += std::exp(static_cast<double>(x - top));
-  const auto own = static_cast<double>(logits[static_cast<std::size_t>(token)] - top);
-  return (std::log(sum) - own) / std::numbers::ln2;
-}
-
 // Classes of the held-out bytes, and the sums over them.
 class Scorer {
  public:
@@ -53,7 +44,7 @@ class Scorer {
 
   // `logits` predicted byte `at`, which turned out to be `token`.
   void add(std::span<const float> logits, std::int64_t at, std::int32_t token) {
-    const double bits = bits_of(logits, token);
+    const double bits = surprise_bits(logits, token);
     const char kind = kinds_[static_cast<std::size_t>(at)];
     add(out_.all, bits);
     if (kind == 'f') add(out_.filler, bits);
@@ -160,6 +151,14 @@ void answer_all(Engine& engine, std::vector<Asked>& asked, Recall& out) {
 }
 
 }  // namespace
+
+double surprise_bits(std::span<const float> logits, std::int32_t token) {
+  const float top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0.0;
+  for (const float x : logits) sum += std::exp(static_cast<double>(x - top));
+  const auto own = static_cast<double>(logits[static_cast<std::size_t>(token)] - top);
+  return (std::log(sum) - own) / std::numbers::ln2;
+}
 
 double Perplexity::perplexity() const noexcept { return std::exp2(all.bits_per_byte()); }
 

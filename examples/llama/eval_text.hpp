@@ -35,6 +35,9 @@ struct CacheNeeds {
 };
 CacheNeeds cache_needs(const EvalData& data, const EvalOptions& options);
 
+/// -log2 softmax(logits)[token]
+double surprise_bits(std::span<const float> logits, std::int32_t token);
+
 /// Mean surprise over a class of bytes.
 struct Surprise {
   double bits = 0.0;  ///< sum

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "src/attend/options.hpp"
 #include "src/attend/visibility.hpp"
 #include "src/attend/work.hpp"
 #include "src/cpu/kernels.hpp"
@@ -62,8 +63,7 @@ class Call {
         v_kernels_(cpu::codec_kernels(table_, view.v_codec)) {
     unit_begin_ = reinterpret_cast<std::int64_t*>(workspace);
     state_begin_ = unit_begin_ + view.n_seq + 1;
-    const std::int64_t words = (2 * (std::int64_t{view.n_seq} + 1) + 7) / 8 * 8;
-    memory_ = reinterpret_cast<float*>(workspace + 8 * words);
+    memory_ = reinterpret_cast<float*>(workspace + table_bytes(view));
     unit_begin_[0] = 0;
     state_begin_[0] = 0;
     for (std::int64_t s = 0; s < view.n_seq; ++s) {
@@ -84,8 +84,7 @@ class Call {
     const std::int64_t head_dim = view.shape.head_dim;
     const std::int64_t floats =
         n_states * state_floats(kUnitRows, head_dim) + n_workers * Scratch::floats(head_dim);
-    const std::int64_t words = (2 * (std::int64_t{view.n_seq} + 1) + 7) / 8 * 8;
-    return static_cast<std::size_t>(8 * words + 4 * floats);
+    return static_cast<std::size_t>(table_bytes(view) + 4 * floats);
   }
 
   void run(const Executor& executor) {
@@ -95,6 +94,11 @@ class Call {
   }
 
  private:
+  /// Bytes of unit_begin_ and state_begin_, a multiple of 64.
+  static std::int64_t table_bytes(const KvView& view) noexcept {
+    return (2 * (std::int64_t{view.n_seq} + 1) + 7) / 8 * 64;
+  }
+
   std::int64_t state_size() const noexcept { return state_floats(kUnitRows, view_.shape.head_dim); }
 
   Scratch scratch(int worker) const noexcept {
@@ -194,12 +198,12 @@ class Call {
     const std::int64_t end = std::min(view_.encoded_rows(stream), first_row + kSplitRows);
     const std::int32_t pos0 = view_.first_pos != nullptr ? view_.first_pos[stream] : 0;
     for (std::int64_t row = first_row; row < end; row += kTileRows) {
-      const std::int32_t page = view_.indices[view_.indptr[stream] + row / format.page_size];
-      const auto slot = static_cast<int>(row % format.page_size);
       const auto n_rows = static_cast<int>(std::min<std::int64_t>(kTileRows, end - row));
       Positions positions{nullptr, static_cast<std::int32_t>(pos0 + row)};
       if (view_.slot_pos != nullptr) {
-        positions.listed = view_.slot_pos + std::int64_t{page} * format.page_size + slot;
+        positions.listed = view_.slot_pos +
+                           std::int64_t{view_.page_of(stream, row)} * format.page_size +
+                           row % format.page_size;
       }
       const std::uint64_t* visible = nullptr;
       if (!mask(u, positions, n_rows, scratch, &visible)) continue;
@@ -223,8 +227,7 @@ class Call {
 
   TilePair tiles_at(std::int64_t stream, std::int64_t row, int head_in_page) const noexcept {
     const PageFormat& format = view_.format;
-    const std::int32_t page = view_.indices[view_.indptr[stream] + row / format.page_size];
-    const std::byte* base = view_.pages + page * view_.page_stride;
+    const std::byte* base = view_.page_data(view_.page_of(stream, row));
     const int strip = static_cast<int>(row % format.page_size) / kTileRows;
     return {format.k_tile(base, strip, head_in_page), format.v_tile(base, strip, head_in_page)};
   }
@@ -355,14 +358,6 @@ class Call {
   float* scratch_;             ///< [n_workers]
 };
 
-bool good_options(const AttendOptions& o, int n_q_heads) noexcept {
-  for (int h = 0; o.sink_logits != nullptr && h < n_q_heads; ++h) {
-    if (!(o.sink_logits[h] <= kF32Max)) return false;
-  }
-  return std::isfinite(o.sm_scale) && o.sm_scale > 0.0f && std::isfinite(o.logits_soft_cap) &&
-         o.logits_soft_cap >= 0.0f && o.window >= 0 && o.window_sinks >= 0;
-}
-
 bool good_view(const KvView& v) noexcept {
   if (v.n_seq < 0 || !v.k_codec || !v.v_codec || v.shape.n_kv_heads < 1 || v.format.span < 1 ||
       v.shape.n_q_heads % v.shape.n_kv_heads != 0 || v.shape.gqa_group() < 1 ||
@@ -389,8 +384,9 @@ std::size_t attend_workspace_bytes(const KvView& view, const Queries& queries,
 Status attend(const KvView& view, const Queries& queries, float* out, float* lse,
               const AttendOptions& options, std::span<std::byte> workspace,
               const Executor& executor) noexcept {
-  if (!good_view(view) || !good_options(options, view.shape.n_q_heads))
+  if (!good_view(view) || find_bad_option(options, view.shape.n_q_heads).name != nullptr) {
     return Status::invalid_argument;
+  }
   if (view.n_seq == 0) return Status::ok;
   if (queries.indptr == nullptr) return Status::invalid_argument;
   for (std::int32_t i = 0; i < view.n_seq; ++i) {

@@ -1,8 +1,9 @@
 // Attention over a Cache: transforms in, attention over the view, transform out.
-#include <cmath>
+#include <cstdio>
 #include <string>
 
 #include "kvcodec/attend/attend.hpp"
+#include "src/attend/options.hpp"
 
 namespace kvcodec {
 namespace {
@@ -28,20 +29,13 @@ void check_rows(const char* name, const AnyRows& rows, std::int64_t n_tokens,
   }
 }
 
-void check_options(const AttendOptions& o, std::int32_t n_q_heads) {
-  if (!std::isfinite(o.sm_scale) || o.sm_scale <= 0.0f) {
-    fail("sm_scale = " + std::to_string(o.sm_scale) + ", allowed: finite and > 0");
-  }
-  if (!std::isfinite(o.logits_soft_cap) || o.logits_soft_cap < 0.0f) {
-    fail("logits_soft_cap = " + std::to_string(o.logits_soft_cap) + ", allowed: finite and >= 0");
-  }
-  if (o.window < 0) fail("window = " + number(o.window) + ", allowed: 0 (off) or more");
-  for (std::int32_t h = 0; o.sink_logits != nullptr && h < n_q_heads; ++h) {
-    if (o.sink_logits[h] <= kF32Max) continue;
-    fail("sink_logits[" + number(h) + "] = " + std::to_string(o.sink_logits[h]) +
-         ", allowed: a number or -inf");
-  }
-  if (o.window_sinks < 0) fail("window_sinks = " + number(o.window_sinks) + ", allowed: 0 or more");
+void check_options(const AttendOptions& options, std::int32_t n_q_heads) {
+  const BadOption bad = find_bad_option(options, n_q_heads);
+  if (bad.name == nullptr) return;
+  const std::string head = bad.head < 0 ? "" : "[" + number(bad.head) + "]";
+  char value[32];
+  std::snprintf(value, sizeof value, "%.10g", bad.value);
+  fail(bad.name + head + " = " + value + ", allowed: " + bad.allowed);
 }
 
 /// Dense f32 copy [n_tokens, n_heads, head_dim], each row mapped by `map`.

@@ -7,7 +7,7 @@
 
 #include "examples/llama/tokenizer.hpp"
 #include "kvcodec/attend/cpu_isa.hpp"
-#include "kvcodec/codec/options.hpp"
+#include "kvcodec/core/options.hpp"
 #include "src/cli/commands.hpp"
 #include "src/cli/measure.hpp"
 
@@ -38,10 +38,7 @@ std::vector<NamedPlan> default_plans() {
 }
 
 std::vector<NamedPlan> plans_of(const std::string& text) {
-  if (text.empty()) return default_plans();
-  std::vector<NamedPlan> plans;
-  for (const std::string& plan : split_options(text, '|')) plans.push_back({plan, plan});
-  return plans;
+  return text.empty() ? default_plans() : named_plans(split_options(text, '|'));
 }
 
 /// The shipped model: beside the installed command, or in the tree it was built from.
@@ -112,7 +109,7 @@ int demo(const Options& options) {
     throw corrupt_data((folder / "eval.json").string() + ": generation has no prompt");
   }
   const std::vector<NamedPlan> plans = plans_of(options.plans);
-  check_plans(model, plans);
+  check_plans(plans, model.head_shape(), model.config().n_layers);
   const llama::GenerationPrompt& prompt = data.generation[0];
   measure.prompt = prompt.prompt;
   measure.n_generated = prompt.n_bytes;

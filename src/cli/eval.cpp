@@ -32,14 +32,8 @@ struct Options {
 };
 
 std::vector<NamedPlan> plans_of(const Options& options) {
-  std::vector<NamedPlan> plans;
-  for (const std::string& plan : options.plans) plans.push_back({plan, plan});
-  if (!plans.empty()) return plans;
-  for (const char* plan :
-       {"kv=f16", "kv=int8", "kv=nqkv:g64", "kv=nqsym:g64", "kv=hadamard+nqkv:g64"}) {
-    plans.push_back({plan, plan});
-  }
-  return plans;
+  if (!options.plans.empty()) return named_plans(options.plans);
+  return named_plans({"kv=f16", "kv=int8", "kv=nqkv:g64", "kv=nqsym:g64", "kv=hadamard+nqkv:g64"});
 }
 
 /// The bytes of a file as held-out text, in documents as long as the model allows, up to 2048.
@@ -66,7 +60,7 @@ int eval_model(const Options& options) {
   ThreadPool pool(options.threads);
   const llama::Model model = llama::Model::load(options.model, pool.executor());
   const std::vector<NamedPlan> plans = plans_of(options);
-  check_plans(model, plans);
+  check_plans(plans, model.head_shape(), model.config().n_layers);
   ProgressLine progress;
   std::vector<PlanResult> results;
   llama::EvalData data;
@@ -100,10 +94,7 @@ int eval_kv(const Options& options) {
   ThreadPool pool(options.threads);
   const Captured data = read_captured(options.kv);
   const std::vector<NamedPlan> plans = plans_of(options);
-  for (const NamedPlan& p : plans) {
-    const Cache probe(
-        make_cache_config(p.plan, data.shape, static_cast<std::int32_t>(data.n_layers), 64));
-  }
+  check_plans(plans, data.shape, static_cast<std::int32_t>(data.n_layers));
   ProgressLine progress;
   std::vector<KvResult> results;
   Json rows = Json::array();

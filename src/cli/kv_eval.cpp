@@ -63,9 +63,7 @@ std::vector<float> stored_keys(const KvView& view, int head) {
   std::vector<float> tile(static_cast<std::size_t>(kTileRows * width));
   const std::int64_t n_encoded = view.encoded_rows(stream);
   for (std::int64_t first = 0; first < n_encoded; first += kTileRows) {
-    const std::int64_t page = first / view.format.page_size;
-    const std::byte* memory =
-        view.pages + view.indices[view.indptr[stream] + page] * view.page_stride;
+    const std::byte* memory = view.page_data(view.page_of(stream, first));
     const int strip = static_cast<int>(first % view.format.page_size / kTileRows);
     const TileRef<const std::byte> at = view.format.k_tile(memory, strip, head % span);
     view.k_codec.decode_tile(Side::key, d, at.tile, tile.data());

@@ -63,14 +63,6 @@ void generate_text(llama::Engine& engine, const MeasureOptions& options, PlanRes
   }
 }
 
-/// -ln softmax(logits)[token]
-double surprise(std::span<const float> logits, std::int32_t token) {
-  const float top = *std::max_element(logits.begin(), logits.end());
-  double sum = 0.0;
-  for (const float x : logits) sum += std::exp(static_cast<double>(x - top));
-  return std::log(sum) - static_cast<double>(logits[static_cast<std::size_t>(token)] - top);
-}
-
 }  // namespace
 
 Memory measure_memory(const std::string& plan, const HeadShape& shape, std::int32_t n_layers,
@@ -92,9 +84,16 @@ Memory measure_memory(const std::string& plan, const HeadShape& shape, std::int3
   return m;
 }
 
-void check_plans(const llama::Model& model, const std::vector<NamedPlan>& plans) {
+std::vector<NamedPlan> named_plans(const std::vector<std::string>& plans) {
+  std::vector<NamedPlan> named;
+  for (const std::string& plan : plans) named.push_back({plan, plan});
+  return named;
+}
+
+void check_plans(const std::vector<NamedPlan>& plans, const HeadShape& shape,
+                 std::int32_t n_layers) {
   for (const NamedPlan& p : plans) {
-    const Cache cache(make_cache_config(p.plan, model.head_shape(), model.config().n_layers, 64));
+    const Cache cache(make_cache_config(p.plan, shape, n_layers, kTileRows));
   }
 }
 
@@ -168,19 +167,19 @@ PlanResult measure_tokens(const llama::Model& model, const std::vector<std::int3
   const llama::Session session = engine.open();
   const auto vocab = static_cast<std::size_t>(model.config().vocab_size);
   const auto start = std::chrono::steady_clock::now();
-  double nats = 0.0;
+  double bits = 0.0;
   for (std::int64_t at = 0; at < r.n_tokens; at += options.eval.chunk_size) {
     const auto rows = static_cast<std::size_t>(std::min(options.eval.chunk_size, r.n_tokens - at));
     const auto first = static_cast<std::size_t>(at);
     const llama::Chunk chunk{session.id(), std::span(tokens).subspan(first, rows)};
     const std::span<const float> logits = engine.run({&chunk, 1}, llama::Logits::all);
     for (std::size_t row = 0; row < rows; ++row) {
-      nats += surprise(logits.subspan(row * vocab, vocab), tokens[first + row + 1]);
+      bits += llama::surprise_bits(logits.subspan(row * vocab, vocab), tokens[first + row + 1]);
     }
     progress.show(what, at, r.n_tokens);
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  r.perplexity = std::exp(nats / static_cast<double>(r.n_tokens));
+  r.perplexity = std::exp2(bits / static_cast<double>(r.n_tokens));
   r.scored_per_s = static_cast<double>(r.n_tokens) / seconds.count();
   r.memory = measure_memory(plan.plan, model.head_shape(), model.config().n_layers, r.n_tokens,
                             options.budget);

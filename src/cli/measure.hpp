@@ -70,8 +70,13 @@ PlanResult measure_tokens(const llama::Model& model, const std::vector<std::int3
                           const NamedPlan& plan, const MeasureOptions& options,
                           ProgressLine& progress, const std::string& what);
 
-/// Throws invalid_argument or unsupported unless every plan fits the model; before any work.
-void check_plans(const llama::Model& model, const std::vector<NamedPlan>& plans);
+/// Plans that go by their own text.
+std::vector<NamedPlan> named_plans(const std::vector<std::string>& plans);
+
+/// Throws invalid_argument or unsupported unless every plan fits these heads and layers; called
+/// before any work.
+void check_plans(const std::vector<NamedPlan>& plans, const HeadShape& shape,
+                 std::int32_t n_layers);
 
 /// The result that others are compared with: the one whose plan is exactly 16 bits, else the first.
 const PlanResult& baseline_of(const std::vector<PlanResult>& results);

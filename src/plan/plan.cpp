@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kvcodec/codec/make_codec.hpp"
-#include "kvcodec/codec/options.hpp"
+#include "kvcodec/core/options.hpp"
 #include "kvcodec/transform/builtin.hpp"
 
 namespace kvcodec {

@@ -97,6 +97,15 @@ TEST_F(Refusal, Options) {
   }
   expect_refused("window", [](Call& c) { c.options.window = -1; });
   expect_refused("window_sinks", [](Call& c) { c.options.window_sinks = -1; });
+  for (const float bad : {kInf, kNan}) {
+    const float logits[] = {0.0f, -kInf, 1.0f, bad};
+    expect_refused("sink_logits", [&](Call& c) { c.options.sink_logits = logits; });
+  }
+}
+
+TEST_F(Refusal, DecreasingIndptr) {
+  const std::int64_t decreasing[] = {3, 0};
+  expect_refused("indptr", [&](Call& c) { c.queries.indptr = decreasing; });
 }
 
 TEST_F(Refusal, NullPointers) {
@@ -166,6 +175,11 @@ TEST_F(Refusal, CacheCallsNameTheArgument) {
   EXPECT_TRUE(contains(refusal([](S&, O& o) { o.logits_soft_cap = -1.0f; }), {"logits_soft_cap"}));
   EXPECT_TRUE(contains(refusal([](S&, O& o) { o.window = -3; }), {"window = -3"}));
   EXPECT_TRUE(contains(refusal([](S&, O& o) { o.window_sinks = -4; }), {"window_sinks = -4"}));
+  const float sinks[] = {0.0f, -kInf, kInf, 1.0f};
+  EXPECT_TRUE(contains(refusal([&](S&, O& o) { o.sink_logits = sinks; }),
+                       {"sink_logits[2] = inf", "-inf"}));
+  EXPECT_TRUE(contains(refusal([](S& s, O&) { s.q.token_stride = -256; }),
+                       {"q.token_stride = -256", "0 or more"}));
   EXPECT_TRUE(contains(refusal([](S& s, O&) { s.q.n_tokens = 2; }), {"q.n_tokens = 2", "3"}));
   EXPECT_TRUE(contains(refusal([](S& s, O&) { s.q.data = nullptr; }), {"q.data"}));
   EXPECT_TRUE(contains(refusal([](S& s, O&) { s.q.head_stride = 63; }), {"q.head_stride = 63"}));

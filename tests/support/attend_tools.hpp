@@ -50,9 +50,9 @@ inline HeadRows decoded_rows(const KvView& view, std::int64_t seq, std::int32_t 
   std::vector<float> k(static_cast<std::size_t>(kTileRows * f.k_span * f.head_dim));
   std::vector<float> v(static_cast<std::size_t>(kTileRows * f.v_span * f.head_dim));
   for (std::int64_t row = 0; row < n; ++row) {
-    const std::int32_t page = view.indices[view.indptr[stream] + row / f.page_size];
+    const std::int32_t page = view.page_of(stream, row);
     const auto slot = static_cast<int>(row % f.page_size);
-    const auto* base = view.pages + page * view.page_stride;
+    const std::byte* base = view.page_data(page);
     const auto kt = f.k_tile(base, slot / kTileRows, head % f.span);
     const auto vt = f.v_tile(base, slot / kTileRows, head % f.span);
     if (slot % kTileRows == 0) {

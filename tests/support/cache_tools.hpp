@@ -65,8 +65,7 @@ inline std::vector<std::byte> contents(const Cache& cache, SeqId seq, std::int32
     append_bytes(out, &n, sizeof n);
     append_bytes(out, &view.first_pos[stream], 4);
     for (std::int64_t row = 0; row < n; row += kTileRows) {
-      const std::int64_t page = view.indices[view.indptr[stream] + row / f.page_size];
-      const std::byte* base = view.pages + page * view.page_stride;
+      const std::byte* base = view.page_data(view.page_of(stream, row));
       const int strip = static_cast<int>(row % f.page_size) / kTileRows;
       if (n - row >= kTileRows) {
         append_bytes(out, f.k_tile(base, strip, 0).tile, f.strip_bytes());

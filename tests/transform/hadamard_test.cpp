@@ -134,7 +134,7 @@ TEST(Transforms, MessagesListWhatExists) {
       test::message_of<invalid_argument>([] { make_transform("hadamart"); });
   EXPECT_TRUE(test::contains(unknown, {"hadamart", "identity", "hadamard"}));
   for (const std::string bad :
-       {"s0", "s65536", "s", "s1x", "S1", "x", "s-1", "plain2", "s000000001"}) {
+       {"s0", "s65536", "s", "s1x", "S1", "x", "s-1", "plain2", "s\t5", "s000000001"}) {
     const std::string message =
         test::message_of<invalid_argument>([&] { make_transform("hadamard:" + bad); });
     EXPECT_TRUE(test::contains(message, {"hadamard", bad, "1..65535", "plain"})) << bad;

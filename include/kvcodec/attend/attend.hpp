@@ -55,9 +55,9 @@ std::size_t attend_workspace_bytes(const KvView& view, const Queries& queries,
 /// Attends over a view.
 ///
 /// out [n_tokens, n_q_heads, head_dim]; lse [n_tokens, n_q_heads] or null. `workspace` is aligned
-/// to 64 bytes and holds attend_workspace_bytes(..., executor.n_workers). Allocates nothing. Returns invalid_argument for
-/// a null pointer, a decreasing indptr, a bad option or a workspace that is too small, and then
-/// writes nothing.
+/// to 64 bytes and holds attend_workspace_bytes(..., executor.n_workers). Allocates nothing.
+/// Returns invalid_argument for a null pointer, a decreasing indptr, a bad option or a workspace
+/// that is too small, and then writes nothing.
 Status attend(const KvView& view, const Queries& queries, float* out, float* lse,
               const AttendOptions& options, std::span<std::byte> workspace,
               const Executor& executor = {}) noexcept;

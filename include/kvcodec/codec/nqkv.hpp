@@ -21,10 +21,10 @@
 #pragma once
 
 #include "kvcodec/codec/codec.hpp"
-#include "kvcodec/codec/options.hpp"
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
 #include "kvcodec/core/error.hpp"
+#include "kvcodec/core/options.hpp"
 
 namespace kvcodec {
 

@@ -58,6 +58,16 @@ struct KvView {
     const std::int64_t n_pages = indptr[stream + 1] - indptr[stream];
     return n_pages == 0 ? 0 : (n_pages - 1) * format.page_size + last_page_len[stream];
   }
+
+  /// Number of the page that holds encoded row `row` of stream `stream`.
+  std::int32_t page_of(std::int64_t stream, std::int64_t row) const noexcept {
+    return indices[indptr[stream] + row / format.page_size];
+  }
+
+  /// First byte of a page.
+  const std::byte* page_data(std::int32_t page) const noexcept {
+    return pages + page * page_stride;
+  }
 };
 
 static_assert(std::is_trivially_copyable_v<KvView>);

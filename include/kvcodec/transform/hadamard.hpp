@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "kvcodec/core/config.hpp"
+#include "kvcodec/core/options.hpp"
 #include "kvcodec/transform/transform.hpp"
 
 namespace kvcodec {
@@ -41,16 +42,11 @@ struct Hadamard {
   static Hadamard parse(const std::string& options) {
     if (options.empty()) return {};
     if (options == "plain") return {0};
-    std::uint32_t seed = 0;
-    bool good = options[0] == 's' && options.size() > 1 && options.size() <= 6;
-    for (std::size_t i = 1; good && i < options.size(); ++i) {
-      good = options[i] >= '0' && options[i] <= '9';
-      seed = 10 * seed + static_cast<std::uint32_t>(options[i] - '0');
-    }
-    if (!good || seed < 1 || seed > 65535) {
+    long seed = 0;
+    if (options[0] != 's' || options.size() > 6 || !parse_int(options.substr(1), 1, 65535, seed)) {
       throw invalid_argument(bad_value(family, "options", options, options_help));
     }
-    return {seed};
+    return {static_cast<std::uint32_t>(seed)};
   }
 
   std::string name() const {

@@ -1,4 +1,4 @@
-// Text of codec options: "g64:search" <-> values. Used by parse() and name() of codecs.
+// Text of options: "g64:search" <-> values. Used by parse() and name() of codecs and transforms.
 #pragma once
 
 #include <cstdio>
@@ -36,8 +36,8 @@ inline bool parse_float(const std::string& text, float low, float high, float& o
 inline bool parse_int(const std::string& text, long low, long high, long& out) {
   char* end = nullptr;
   const long value = std::strtol(text.c_str(), &end, 10);
-  if (text.empty() || text[0] == ' ' || text[0] == '+' || end != text.c_str() + text.size() ||
-      value < low || value > high) {
+  if (text.empty() || !(text[0] == '-' || (text[0] >= '0' && text[0] <= '9')) ||
+      end != text.c_str() + text.size() || value < low || value > high) {
     return false;
   }
   out = value;
