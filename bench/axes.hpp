@@ -38,10 +38,12 @@ inline bool register_tiles(const std::string& operation,
                            void (*fn)(benchmark::State&, const AnyCodec&, Side, int)) {
   for_each_codec([&](const AnyCodec& codec) {
     for (const Side side : {Side::key, Side::value}) {
+      if (codec.key_only() && side == Side::value) continue;
       for (const int head_dim : kHeadDims) {
+        if (!codec.supports(head_dim)) continue;
         const std::string name = operation + "/" + codec.name() + "/" + to_string(side) +
                                  "/head_dim:" + std::to_string(head_dim);
-        benchmark::RegisterBenchmark(name.c_str(), fn, codec, side, head_dim);
+        benchmark::RegisterBenchmark(name.c_str(), fn, codec.with_tables(head_dim), side, head_dim);
       }
     }
   });

@@ -120,11 +120,14 @@ void run(benchmark::State& state, const Case& c) {
   const std::string before = cpu_isa();
   force_cpu_isa(c.isa);
   const cpu::Kernels& table = cpu::kernels();
-  const cpu::CodecKernels kernels = cpu::codec_kernels(table, c.codec);
+  cpu::CodecKernels kernels = cpu::codec_kernels(table, c.codec);
+  if (kernels.score == nullptr) kernels.score = c.codec.functions().score_tile;
+  if (kernels.add == nullptr) kernels.add = c.codec.functions().add_tile;
   const Stream stream(c);
   const auto n_q = static_cast<std::size_t>(c.n_q);
   const auto head_dim = static_cast<std::size_t>(c.head_dim);
-  const std::vector<float> q = gaussian(n_q * head_dim);
+  const std::vector<float> q =
+      gaussian(n_q * static_cast<std::size_t>(c.codec.query_width(c.head_dim)));
   std::vector<float> scores(n_q * kTileRows, 0.5f), acc(n_q * head_dim), l(n_q);
   std::vector<float> m(n_q, -std::numeric_limits<float>::infinity());
   double best = std::numeric_limits<double>::max();
@@ -162,7 +165,9 @@ void register_all() {
           for (const std::string& isa : available_cpu_isas()) {
             for (const bool hot : {true, false}) {
               if (isa == "scalar" && !hot) continue;  // far from any memory limit
-              const Case c = {isa, codec, operation, head_dim, n_q, hot};
+              if (!codec.supports(head_dim)) continue;
+              if (codec.key_only() && operation != Operation::score) continue;
+              const Case c = {isa, codec.with_tables(head_dim), operation, head_dim, n_q, hot};
               const std::string name = std::string(names[static_cast<int>(operation)]) + "/" +
                                        codec.name() + "/d" + std::to_string(head_dim) + "/q" +
                                        std::to_string(n_q) + "/" + isa + (hot ? "/hot" : "/dram");

@@ -19,23 +19,37 @@ constexpr float kEmpty = -std::numeric_limits<float>::infinity();
 /// Memory of one worker.
 struct Scratch {
   float* q;                ///< [kUnitRows, head_dim]
+  float* prepared;         ///< [kUnitRows, query_width], or q where codecs take queries as they are
+  float* rows;             ///< [kTileRows, kMaxTileWidth] a decoded tile
   float* scores;           ///< [kUnitRows, kTileRows]
   std::uint64_t* visible;  ///< [kUnitRows]
   float* running;          ///< PartialState of kUnitRows rows
   float* split;            ///< PartialState of kUnitRows rows
 
-  static std::int64_t floats(std::int64_t head_dim) noexcept {
-    return kUnitRows * head_dim + kUnitRows * kTileRows + 2 * kUnitRows +
-           2 * state_floats(kUnitRows, head_dim);
+  static std::int64_t floats(const KvView& view) noexcept {
+    const std::int64_t head_dim = view.shape.head_dim;
+    return kUnitRows * (head_dim + prepared_width(view)) + kTileRows * kMaxTileWidth +
+           kUnitRows * kTileRows + 2 * kUnitRows + 2 * state_floats(kUnitRows, head_dim);
   }
-  static Scratch at(float* memory, std::int64_t head_dim) noexcept {
+  static Scratch at(float* memory, const KvView& view) noexcept {
+    const std::int64_t head_dim = view.shape.head_dim;
     Scratch s;
     s.q = memory;
-    s.scores = s.q + kUnitRows * head_dim;
+    s.prepared = prepared_width(view) > 0 ? s.q + kUnitRows * head_dim : s.q;
+    s.rows = s.q + kUnitRows * (head_dim + prepared_width(view));
+    s.scores = s.rows + kTileRows * kMaxTileWidth;
     s.visible = reinterpret_cast<std::uint64_t*>(s.scores + kUnitRows * kTileRows);
     s.running = s.scores + kUnitRows * kTileRows + 2 * kUnitRows;
     s.split = s.running + state_floats(kUnitRows, head_dim);
     return s;
+  }
+
+ private:
+  /// 0 where the codec takes queries as they are; a multiple of 16 as head_dim is one.
+  static std::int64_t prepared_width(const KvView& view) noexcept {
+    const int head_dim = view.shape.head_dim;
+    const int width = view.k_codec.query_width(head_dim);
+    return width == head_dim ? 0 : (width + 15) / 16 * 16;
   }
 };
 
@@ -83,7 +97,7 @@ class Call {
     }
     const std::int64_t head_dim = view.shape.head_dim;
     const std::int64_t floats =
-        n_states * state_floats(kUnitRows, head_dim) + n_workers * Scratch::floats(head_dim);
+        n_states * state_floats(kUnitRows, head_dim) + n_workers * Scratch::floats(view);
     return static_cast<std::size_t>(table_bytes(view) + 4 * floats);
   }
 
@@ -102,8 +116,7 @@ class Call {
   std::int64_t state_size() const noexcept { return state_floats(kUnitRows, view_.shape.head_dim); }
 
   Scratch scratch(int worker) const noexcept {
-    return Scratch::at(scratch_ + worker * Scratch::floats(view_.shape.head_dim),
-                       view_.shape.head_dim);
+    return Scratch::at(scratch_ + worker * Scratch::floats(view_), view_);
   }
 
   std::int64_t sequence_of(std::int64_t unit) const noexcept {
@@ -128,12 +141,14 @@ class Call {
     if (plan.split_parallel) {
       const Unit u = unit_of(seq, plan, local / plan.n_splits);
       load_queries(u, scratch);
+      if (local % plan.n_splits + 1 < plan.n_splits) prepare_queries(u, scratch);
       run_split(u, plan, local % plan.n_splits, scratch,
                 state_at(memory_ + (state_begin_[seq] + local) * state_size(), kUnitRows));
       return;
     }
     const Unit u = unit_of(seq, plan, local);
     load_queries(u, scratch);
+    prepare_queries(u, scratch);
     const PartialState running = state_at(scratch.running, kUnitRows);
     clear(running, u.n_rows);
     for (std::int64_t split = 0; split < plan.n_splits; ++split) {
@@ -167,6 +182,16 @@ class Call {
       const float* from =
           queries_.q + (u.first_token + t) * view_.shape.n_q_heads * head_dim + u.head * n;
       std::memcpy(scratch.q + t * n, from, static_cast<std::size_t>(n) * sizeof(float));
+    }
+  }
+
+  /// Queries as the key codec takes them.
+  void prepare_queries(const Unit& u, const Scratch& scratch) const noexcept {
+    if (scratch.prepared == scratch.q) return;
+    const int head_dim = view_.shape.head_dim;
+    const int width = view_.k_codec.query_width(head_dim);
+    for (int i = 0; i < u.n_rows; ++i) {
+      view_.k_codec.prepare_query(head_dim, scratch.q + i * head_dim, scratch.prepared + i * width);
     }
   }
 
@@ -211,12 +236,10 @@ class Call {
       const TilePair next =
           row + kTileRows < end ? tiles_at(stream, row + kTileRows, head_in_page) : now;
       prefetch(next.k, format.k_tile_bytes, format.k_span);
-      k_kernels_.score(view_.k_codec.value(), format.head_dim, now.k.tile, now.k.head, scratch.q,
-                       u.n_rows, scratch.scores);
+      score_tile(u, now.k, scratch);
       softmax(u, visible, scratch, state);
       prefetch(next.v, format.v_tile_bytes, format.v_span);
-      v_kernels_.add(view_.v_codec.value(), format.head_dim, now.v.tile, now.v.head, scratch.scores,
-                     u.n_rows, state.acc);
+      add_tile(u, now.v, scratch, state);
     }
   }
 
@@ -224,6 +247,34 @@ class Call {
     TileRef<const std::byte> k;
     TileRef<const std::byte> v;
   };
+
+  void score_tile(const Unit& u, const TileRef<const std::byte>& t,
+                  const Scratch& scratch) const noexcept {
+    const int head_dim = view_.format.head_dim;
+    if (k_kernels_.score != nullptr) {
+      k_kernels_.score(view_.k_codec.value(), head_dim, t.tile, t.head, scratch.prepared, u.n_rows,
+                       scratch.scores);
+      return;
+    }
+    view_.k_codec.decode_tile(Side::key, head_dim, t.tile, scratch.rows);
+    table_.score_rows[static_cast<int>(DType::f32)](head_dim, scratch.rows + t.head * head_dim,
+                                                    std::int64_t{view_.format.k_span} * head_dim,
+                                                    kTileRows, scratch.q, u.n_rows, scratch.scores);
+  }
+
+  void add_tile(const Unit& u, const TileRef<const std::byte>& t, const Scratch& scratch,
+                const PartialState& state) const noexcept {
+    const int head_dim = view_.format.head_dim;
+    if (v_kernels_.add != nullptr) {
+      v_kernels_.add(view_.v_codec.value(), head_dim, t.tile, t.head, scratch.scores, u.n_rows,
+                     state.acc);
+      return;
+    }
+    view_.v_codec.decode_tile(Side::value, head_dim, t.tile, scratch.rows);
+    table_.add_rows[static_cast<int>(DType::f32)](head_dim, scratch.rows + t.head * head_dim,
+                                                  std::int64_t{view_.format.v_span} * head_dim,
+                                                  kTileRows, scratch.scores, u.n_rows, state.acc);
+  }
 
   TilePair tiles_at(std::int64_t stream, std::int64_t row, int head_in_page) const noexcept {
     const PageFormat& format = view_.format;

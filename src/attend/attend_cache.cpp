@@ -49,7 +49,7 @@ void load(const AnyRows& rows, std::int64_t n_heads, std::int32_t head_dim, std:
       float* x = to.data() + (token * n_heads + head) * head_dim;
       const void* from = rows.row(token, head);
       for (std::int32_t c = 0; c < head_dim; ++c) x[c] = load_value(rows.dtype, from, c);
-      map(x);
+      map(static_cast<int>(head), x);
     }
   });
 }
@@ -113,14 +113,15 @@ void attend(const Cache& cache, std::int32_t layer, const Step& step, float* out
   fill_positions(cache, layer, step, w.indptr, fresh, w.pos);
 
   const int d = shape.head_dim;
+  const int group = shape.gqa_group();
   load(step.q, shape.n_q_heads, d, w.q, executor,
-       [&](float* x) { config.k.transform.query(d, x); });
+       [&](int head, float* x) { config.k.transform.query(d, head / group, x); });
   Queries queries{w.q.data(), w.indptr.data(), w.pos.data(), nullptr, nullptr};
   if (fresh) {
     load(step.k_new, shape.n_kv_heads, d, w.k, executor,
-         [&](float* x) { config.k.transform.forward(d, x); });
+         [&](int head, float* x) { config.k.transform.forward(d, head, x); });
     load(step.v_new, shape.n_kv_heads, d, w.v, executor,
-         [&](float* x) { config.v.transform.forward(d, x); });
+         [&](int head, float* x) { config.v.transform.forward(d, head, x); });
     queries.k_new = w.k.data();
     queries.v_new = w.v.data();
   }
@@ -131,7 +132,8 @@ void attend(const Cache& cache, std::int32_t layer, const Step& step, float* out
   if (config.v.transform.is_identity()) return;
   executor.parallel_for(n_tokens, [&](std::int64_t token, int) {
     for (std::int64_t head = 0; head < shape.n_q_heads; ++head) {
-      config.v.transform.output(d, out + (token * shape.n_q_heads + head) * d);
+      config.v.transform.output(d, static_cast<int>(head) / group,
+                                out + (token * shape.n_q_heads + head) * d);
     }
   });
 }

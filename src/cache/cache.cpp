@@ -42,6 +42,8 @@ LayerInfo make_layer(const CacheConfig& config, std::size_t index) {
   }
   layer.format = make_page_format(c.k.codec, c.v.codec, config.shape.head_dim,
                                   config.shape.n_kv_heads, config.page_size);
+  layer.config.k.codec = c.k.codec.with_tables(config.shape.head_dim);
+  layer.config.v.codec = c.v.codec.with_tables(config.shape.head_dim);
   layer.k_dtype = c.k.raw_dtype.value_or(default_raw_dtype(c.k.codec));
   layer.v_dtype = c.v.raw_dtype.value_or(default_raw_dtype(c.v.codec));
   return layer;

@@ -128,7 +128,7 @@ bool LayerStore::put_row(const LayerInfo& layer, AppendScratch& scratch, const A
   const int head_dim = layer.shape.head_dim;
   const bool key = side == Side::key;
   const DType type = key ? layer.k_dtype : layer.v_dtype;
-  const AnyTransform& transform = key ? layer.config.k.transform : layer.config.v.transform;
+  const TransformChain& transform = key ? layer.config.k.transform : layer.config.v.transform;
   const bool to_sink = n_sink_ < layer.config.n_sink;
   RawStore& store = to_sink ? sinks_ : recent_;
   const std::int64_t row = to_sink ? n_sink_ : n_recent_;
@@ -136,7 +136,7 @@ bool LayerStore::put_row(const LayerInfo& layer, AppendScratch& scratch, const A
   bool clamped = false;
   for (std::int64_t head = 0; head < layer.shape.n_kv_heads; ++head) {
     clamped |= load_clamped(rows.dtype, rows.row(token, head), head_dim, dtype_max(type), x);
-    transform.forward(head_dim, x);
+    transform.forward(head_dim, static_cast<int>(head), x);
     clamped |= store_clamped(type, x, head_dim, key ? store.k(head, row) : store.v(head, row));
   }
   return clamped;

@@ -147,7 +147,7 @@ class LayerEval {
         whole += x * x;
       }
       std::copy_n(q, d, rotated.begin());
-      transform_.query(static_cast<int>(d), rotated.data());
+      transform_.query(static_cast<int>(d), static_cast<int>(kv_head), rotated.data());
       for (std::int64_t t = 0; t < data_.n_tokens; ++t) {
         const double difference =
             static_cast<double>(options_.sm_scale) *
@@ -165,7 +165,7 @@ class LayerEval {
   std::int64_t layer_;
   const Executor& executor_;
   AttendOptions options_;
-  AnyTransform transform_;
+  TransformChain transform_;
   std::vector<float> out_, lse_;
   std::vector<std::vector<float>> stored_keys_;
   std::vector<std::int32_t> pos_;

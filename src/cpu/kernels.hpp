@@ -13,8 +13,8 @@
 
 namespace kvcodec::cpu {
 
-/// scores [n_q, kTileRows] = q [n_q, head_dim] . rows of head `head` of a K tile. `codec` is the
-/// codec's value. Any n_q >= 1; the result of one query does not depend on the others.
+/// scores [n_q, kTileRows] = q . rows of head `head` of a K tile. `codec` is the codec's value;
+/// q [n_q, query_width(head_dim)] prepared queries, plain ones for most codecs. Any n_q >= 1; the result of one query does not depend on the others.
 using ScoreTile = void (*)(const void* codec, int head_dim, const std::byte* tile, int head,
                            const float* q, int n_q, float* scores);
 
@@ -44,7 +44,9 @@ using SoftmaxTile = void (*)(int n_q, int head_dim, float sm_scale, float soft_c
                              const std::uint64_t* visible, float* scores, float* m, float* l,
                              float* acc);
 
-/// Fast paths of one codec type; null members mean: use the codec's own functions.
+/// Fast paths of one codec type. In the tables null members mean: use the codec's own functions.
+/// What codec_kernels() returns has null members only where the codec has nothing of its own: then
+/// the tile is decoded and score_rows or add_rows do the rest.
 struct CodecKernels {
   const CodecFunctions* codec;
   ScoreTile score;

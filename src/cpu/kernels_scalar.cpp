@@ -81,12 +81,14 @@ const Kernels& scalar_kernels() noexcept {
 
 CodecKernels codec_kernels(const Kernels& table, const AnyCodec& codec) noexcept {
   const CodecFunctions& own = codec.functions();
+  CodecKernels found{&own, own.scores_itself ? own.score_tile : nullptr,
+                     own.sums_itself ? own.add_tile : nullptr};
   for (int i = 0; i < table.n_codecs; ++i) {
     if (table.codecs[i].codec != &own) continue;
-    return {&own, table.codecs[i].score != nullptr ? table.codecs[i].score : own.score_tile,
-            table.codecs[i].add != nullptr ? table.codecs[i].add : own.add_tile};
+    if (table.codecs[i].score != nullptr) found.score = table.codecs[i].score;
+    if (table.codecs[i].add != nullptr) found.add = table.codecs[i].add;
   }
-  return {&own, own.score_tile, own.add_tile};
+  return found;
 }
 
 }  // namespace kvcodec::cpu

@@ -38,10 +38,13 @@ DType parse_dtype(const std::string& key, const std::string& value) {
 }
 
 void set_side(SideConfig& side, const std::string& value) {
-  const std::size_t plus = value.find('+');
-  if (plus != std::string::npos) side.transform = make_transform(trim(value.substr(0, plus)));
-  else side.transform = Identity{};
-  side.codec = make_codec(trim(plus == std::string::npos ? value : value.substr(plus + 1)));
+  std::vector<std::string> parts = split_options(value, '+');
+  if (parts.empty()) parts.emplace_back();
+  side.transform = {};
+  for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
+    side.transform.append(make_transform(trim(parts[i])));
+  }
+  side.codec = make_codec(trim(parts.back()));
 }
 
 void set_key(CacheConfig& config, LayerConfig& layer, const std::string& key,

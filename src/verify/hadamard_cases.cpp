@@ -48,12 +48,12 @@ double check_transform(const Case& c, const std::string& x_name, const std::stri
       const auto at = static_cast<std::size_t>(i);
       if (Hadamard::negative(1, i)) flipped[at] = -flipped[at];
     }
-    plain.forward(n, row.data());
-    signed_one.forward(n, flipped.data());
+    plain.forward(n, 0, row.data());
+    signed_one.forward(n, 0, flipped.data());
     const auto allowed = [&](std::size_t) { return bound; };
     compare(y_name + " with signs ", row.size(), flipped, y, allowed);
     std::vector<float> back = row;
-    plain.output(n, back.data());
+    plain.output(n, 0, back.data());
     compare(x_name + " back from the transform ", row.size(), back, x,
             [&](std::size_t) { return 2.0 * bound; });
   });

@@ -92,7 +92,7 @@ TEST_P(CacheLaws, WindowHoldsWhatTheConfigurationSays) {
     const int d = view.shape.head_dim;
     std::vector<float> want(tokens.k.begin() + (n - 1) * tokens.width(),
                             tokens.k.begin() + (n - 1) * tokens.width() + d);
-    config.k.transform.forward(d, want.data());
+    config.k.transform.forward(d, 0, want.data());
     for (float& x : want) {
       float stored = 0.0f;
       store_value(view.k_raw_dtype, &stored, 0, x);

@@ -103,9 +103,11 @@ TEST(GoldenHash, BytesAreThoseOfTheTable) {
   std::string found;
   for (const std::string& spec : test::codec_specs()) {
     for (const int head_dim : {80, 128}) {
-      const AnyCodec codec = make_codec(spec);
-      if (!codec.supports(head_dim)) continue;
+      if (!make_codec(spec).supports(head_dim)) continue;
+      const AnyCodec codec = make_codec(spec).with_tables(head_dim);
+      if (!codec.bit_exact()) continue;
       for (const Side side : test::kSides) {
+        if (codec.key_only() && side == Side::value) continue;
         const std::vector<float> x = exact_rows(codec.head_span(head_dim) * head_dim);
         std::vector<std::byte> tile(codec.tile_bytes(head_dim));
         ASSERT_TRUE(codec.encode_tile(side, head_dim, x.data(), tile.data()));

@@ -30,7 +30,7 @@ double dot(const std::vector<float>& a, const std::vector<float>& b) {
 std::vector<float> column(const AnyTransform& t, int head_dim, int c) {
   std::vector<float> x(static_cast<std::size_t>(head_dim), 0.0f);
   x[static_cast<std::size_t>(c)] = 1.0f;
-  t.forward(head_dim, x.data());
+  t.forward(head_dim, 0, x.data());
   return x;
 }
 
@@ -57,10 +57,10 @@ TEST_P(Rotation, OutputIsTheInverseAndProductsStay) {
     const std::vector<float> k = test::gauss_rows(1, head_dim, 2);
     std::vector<float> tq = q;
     std::vector<float> tk = k;
-    t.query(head_dim, tq.data());
-    t.forward(head_dim, tk.data());
+    t.query(head_dim, 0, tq.data());
+    t.forward(head_dim, 0, tk.data());
     EXPECT_NEAR(dot(tq, tk), dot(q, k), 2e-5);
-    t.output(head_dim, tk.data());
+    t.output(head_dim, 0, tk.data());
     EXPECT_TRUE(test::close(tk, k, k.size(), {2e-6, 0.0}, "inverse, " + std::to_string(head_dim)));
   }
 }

@@ -9,14 +9,14 @@
 #include "kvcodec/codec/raw.hpp"
 #include "kvcodec/core/dtype.hpp"
 #include "kvcodec/core/shape.hpp"
-#include "kvcodec/transform/transform.hpp"
+#include "kvcodec/transform/chain.hpp"
 
 namespace kvcodec {
 
 /// How one side (K or V) of a layer is stored.
 struct SideConfig {
-  AnyTransform transform;  ///< applied to every row before anything else
-  AnyCodec codec;          ///< required
+  TransformChain transform;  ///< applied to every row before anything else
+  AnyCodec codec;            ///< required
   /// Storage type of rows that are not encoded (sinks, recent); unset: default_raw_dtype(codec).
   std::optional<DType> raw_dtype;
 };

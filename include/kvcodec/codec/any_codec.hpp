@@ -19,6 +19,7 @@ namespace kvcodec {
 struct CodecFunctions {
   const char* family;
   bool bit_exact;
+  bool key_only;
   std::string (*name)(const void*);
   int (*head_span)(const void*, int head_dim);
   bool (*supports)(const void*, int head_dim);
@@ -29,6 +30,14 @@ struct CodecFunctions {
   /// Null for codecs that mix rows.
   void (*copy_rows)(const void*, Side, int head_dim, const std::byte* from, std::byte* to,
                     int begin, int end);
+  /// Null for codecs without tables. The first argument is the value to be changed.
+  void (*load_tables)(void*, int head_dim);
+  /// Null unless the codec prepares queries (PreparingCodec).
+  int (*query_width)(const void*, int head_dim);
+  void (*prepare_query)(const void*, int head_dim, const float* q, float* prepared);
+  /// Whether the two functions below are the codec's own; else they decode and multiply.
+  bool scores_itself;
+  bool sums_itself;
   /// The codec's own scoring and summing, or decode followed by a plain product.
   void (*score_tile)(const void*, int head_dim, const std::byte* tile, int head, const float* q,
                      int n_q, float* scores);
@@ -48,6 +57,7 @@ constexpr CodecFunctions make_codec_functions() {
   CodecFunctions f{};
   f.family = C::family;
   f.bit_exact = C::bit_exact;
+  f.key_only = is_key_only<C>();
   f.name = [](const void* p) { return codec_value<C>(p).name(); };
   f.head_span = [](const void* p, int d) { return codec_value<C>(p).head_span(d); };
   f.supports = [](const void* p, int d) { return codec_value<C>(p).supports(d); };
@@ -63,6 +73,17 @@ constexpr CodecFunctions make_codec_functions() {
     f.copy_rows = [](const void* p, Side s, int d, const std::byte* from, std::byte* to, int begin,
                      int end) { codec_value<C>(p).copy_rows(s, d, from, to, begin, end); };
   }
+  if constexpr (TableCodec<C>) {
+    f.load_tables = [](void* p, int d) { static_cast<C*>(p)->load_tables(d); };
+  }
+  if constexpr (PreparingCodec<C>) {
+    f.query_width = [](const void* p, int d) { return codec_value<C>(p).query_width(d); };
+    f.prepare_query = [](const void* p, int d, const float* q, float* prepared) {
+      codec_value<C>(p).prepare_query(d, q, prepared);
+    };
+  }
+  f.scores_itself = ScoringCodec<C>;
+  f.sums_itself = SummingCodec<C>;
   f.score_tile = [](const void* p, int d, const std::byte* tile, int head, const float* q, int n_q,
                     float* scores) {
     score_tile_scalar(codec_value<C>(p), d, tile, head, q, n_q, scores);
@@ -113,6 +134,27 @@ class AnyCodec {
   }
   void decode_tile(Side side, int head_dim, const std::byte* in, float* x) const noexcept {
     functions_->decode_tile(value_, side, head_dim, in, x);
+  }
+  /// The codec with its tables for head_dim loaded; itself if it has none. Throws std::bad_alloc.
+  AnyCodec with_tables(int head_dim) const {
+    AnyCodec loaded = *this;
+    if (functions_->load_tables != nullptr) functions_->load_tables(loaded.value_, head_dim);
+    return loaded;
+  }
+  /// True for codecs that make no sense for V.
+  bool key_only() const noexcept { return functions_->key_only; }
+  /// Floats of a query that score_tile takes: head_dim unless the codec prepares queries.
+  int query_width(int head_dim) const noexcept {
+    return functions_->query_width != nullptr ? functions_->query_width(value_, head_dim)
+                                              : head_dim;
+  }
+  /// q [head_dim] -> prepared [query_width(head_dim)].
+  void prepare_query(int head_dim, const float* q, float* prepared) const noexcept {
+    if (functions_->prepare_query != nullptr) {
+      functions_->prepare_query(value_, head_dim, q, prepared);
+    } else {
+      memcpy(prepared, q, static_cast<std::size_t>(head_dim) * sizeof(float));
+    }
   }
   /// True if rows can be copied one by one (RowCodec).
   bool row_independent() const noexcept { return functions_->copy_rows != nullptr; }

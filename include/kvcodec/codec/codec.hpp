@@ -80,7 +80,8 @@ concept RowCodec = Codec<C> && requires(const C c, Side side, int head_dim, cons
 
 /// A key codec that scores queries without decoding.
 ///
-///   c.score_tile(head_dim, tile, head, q, n_q, scores)  q [n_q, head_dim] f32;
+///   c.score_tile(head_dim, tile, head, q, n_q, scores)  q [n_q, head_dim] f32, or prepared queries
+///       [n_q, query_width] of a PreparingCodec;
 ///       scores [n_q, kTileRows] = q . k of head `head` (0..head_span-1) of the tile
 template <class C>
 concept ScoringCodec = Codec<C> && requires(const C c, int head_dim, const std::byte* tile,
@@ -99,6 +100,38 @@ concept SummingCodec = Codec<C> && requires(const C c, int head_dim, const std::
   { c.add_tile(head_dim, tile, head, w, n_q, acc) }
   noexcept->std::same_as<void>;
 };
+
+/// A scoring codec that turns every query into something else first, once per step: a sketch.
+///
+///   c.query_width(head_dim)                   floats of a prepared query, at least head_dim
+///   c.prepare_query(head_dim, q, prepared)    q [head_dim] -> prepared [query_width]
+template <class C>
+concept PreparingCodec = ScoringCodec<C> &&
+    requires(const C c, int head_dim, const float* q, float* prepared) {
+  { c.query_width(head_dim) }
+  noexcept->std::same_as<int>;
+  { c.prepare_query(head_dim, q, prepared) }
+  noexcept->std::same_as<void>;
+};
+
+/// A codec with tables that depend on its parameters and head_dim: a projection, a rotation.
+///
+///   c.load_tables(head_dim)   makes the value refer to immutable tables that live as long as the
+///                             process; pure in (parameters, head_dim), may throw std::bad_alloc
+///
+/// Encoding, decoding, scoring and prepare_query need the tables of their head_dim; sizes, names and
+/// bounds do not. Cache, and whoever uses a codec without one, calls AnyCodec::with_tables.
+template <class C>
+concept TableCodec = Codec<C> && requires(C c, int head_dim) {
+  c.load_tables(head_dim);
+};
+
+/// Whether C is for keys only (C::key_only = true): on V its error would not average out.
+template <Codec C>
+constexpr bool is_key_only() noexcept {
+  if constexpr (requires { C::key_only; }) return C::key_only;
+  else return false;
+}
 
 /// Parses the options of a codec spec ("g64", "search") into a codec value.
 ///

@@ -19,6 +19,9 @@
 //   the whole word                                        for bits = 32
 //
 // so one shift by j * bits turns the word into four byte-wide codes of neighbours 4j..4j+3.
+//
+// With 1 bit per value a word holds 32 channels, but head_dim may be an odd multiple of 16: the last
+// word of every key is then half empty (zero bits), and V planes are as long as K planes.
 #pragma once
 
 #include <cstddef>
@@ -39,7 +42,7 @@ constexpr const char* to_string(Side s) noexcept { return s == Side::key ? "k" :
 struct TileLayout {
   Side side = Side::key;
   int bits = 8;      ///< 1, 2, 4, 8, 16 or 32
-  int head_dim = 0;  ///< a multiple of 16 (keys: of 32 / bits as well)
+  int head_dim = 0;  ///< a multiple of 16
 
   /// Place of one code: a 32-bit word counted from the start of the plane, and a shift in it.
   struct Place {
@@ -49,18 +52,22 @@ struct TileLayout {
 
   /// Bytes of the plane; a multiple of 64.
   KVCODEC_HD constexpr std::size_t plane_bytes() const noexcept {
-    return static_cast<std::size_t>(kTileRows) * static_cast<std::size_t>(head_dim) *
-           static_cast<std::size_t>(bits) / 8;
+    return static_cast<std::size_t>(4 * kTileRows * key_words());
   }
 
   /// Values per 32-bit word.
   KVCODEC_HD constexpr int per_word() const noexcept { return 32 / bits; }
 
+  /// Words of one key.
+  KVCODEC_HD constexpr int key_words() const noexcept {
+    return (head_dim + per_word() - 1) / per_word();
+  }
+
   /// Place of the code of (row 0..63, channel 0..head_dim-1).
   KVCODEC_HD constexpr Place place(int row, int channel) const noexcept {
     const int lane_index = side == Side::key ? row : channel;
     const int summed = side == Side::key ? channel : row;
-    const int words = (side == Side::key ? head_dim : kTileRows) / per_word();
+    const int words = side == Side::key ? key_words() : kTileRows / per_word();
     const int line = (lane_index / kLanes) * words + summed / per_word();
     const int e = summed % per_word();
     const int shift = bits >= 16 ? e * bits : (e % 4) * 8 + (e / 4) * bits;
@@ -74,6 +81,12 @@ struct TileLayout {
     std::uint32_t word;
     memcpy(&word, plane + 4 * p.word, 4);
     return bits == 32 ? word : (word >> p.shift) & ((1u << bits) - 1u);
+  }
+
+  /// Zeroes what no code of the plane fills; encoders whose planes have such gaps call it first.
+  KVCODEC_HD void clear_padding(std::byte* plane) const noexcept {
+    if (key_words() * per_word() == head_dim) return;
+    for (std::size_t i = 0; i < plane_bytes(); ++i) plane[i] = std::byte{0};
   }
 
   /// Writes one code; the others of its word stay.
@@ -107,7 +120,7 @@ struct TileLayout {
     std::byte* at = plane + 4 * place(row, 0).word;
     for (int c = 0; c < head_dim; c += n, at += 4 * kLanes) {
       std::uint32_t word = 0;
-      for (int e = 0; e < n; ++e) {
+      for (int e = 0; e < n && c + e < head_dim; ++e) {
         word |= static_cast<std::uint32_t>(codes[c + e]) << place(row, c + e).shift;
       }
       memcpy(at, &word, 4);

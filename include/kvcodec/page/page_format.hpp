@@ -95,6 +95,9 @@ inline PageFormat make_page_format(const AnyCodec& k, const AnyCodec& v, int hea
   PageFormat f;
   f.head_dim = head_dim;
   f.page_size = page_size;
+  if (v.key_only()) {
+    throw unsupported("page format: codec " + v.name() + " for v: it is for keys only");
+  }
   f.k_span = checked_span(k, "k");
   f.v_span = checked_span(v, "v");
   f.span = std::max(f.k_span, f.v_span);

@@ -23,7 +23,8 @@ namespace kvcodec {
 ///   t.supports(head_dim)
 ///   T::family, T::parse(options), T::options_help, t.name()   as for codecs
 ///
-/// All work in place on head_dim floats, are pure, noexcept and deterministic.
+/// All work in place on head_dim floats, are pure, noexcept and deterministic. A transform with a
+/// matrix of its own per KV head takes the head as well: t.forward(head_dim, kv_head, x), and so on.
 template <class T>
 concept Transform = std::is_trivially_copyable_v<T> && sizeof(T) <= 32 &&
                     requires(const T t, int head_dim, float* x, const std::string& options) {
@@ -33,12 +34,30 @@ concept Transform = std::is_trivially_copyable_v<T> && sizeof(T) <= 32 &&
   { t.name() } -> std::same_as<std::string>;
   { t.supports(head_dim) }
   noexcept->std::same_as<bool>;
-  { t.forward(head_dim, x) }
-  noexcept;
-  { t.query(head_dim, x) }
-  noexcept;
-  { t.output(head_dim, x) }
-  noexcept;
+}
+&&(
+    requires(const T t, int head_dim, float* x) {
+      { t.forward(head_dim, x) }
+      noexcept;
+      { t.query(head_dim, x) }
+      noexcept;
+      { t.output(head_dim, x) }
+      noexcept;
+    } ||
+    requires(const T t, int head_dim, int kv_head, float* x) {
+      { t.forward(head_dim, kv_head, x) }
+      noexcept;
+      { t.query(head_dim, kv_head, x) }
+      noexcept;
+      { t.output(head_dim, kv_head, x) }
+      noexcept;
+    });
+
+/// Whether T has a matrix of its own per KV head.
+template <class T>
+concept PerHeadTransform = Transform<T> &&
+    requires(const T t, int head_dim, int kv_head, float* x) {
+  t.forward(head_dim, kv_head, x);
 };
 
 /// Leaves rows as they are.
@@ -72,17 +91,23 @@ class AnyTransform {
   bool is_identity() const noexcept { return functions_ == &functions_of<Identity>; }
   std::string name() const { return functions_->name(value_); }
   bool supports(int head_dim) const noexcept { return functions_->supports(value_, head_dim); }
-  void forward(int head_dim, float* x) const noexcept { functions_->forward(value_, head_dim, x); }
-  void query(int head_dim, float* q) const noexcept { functions_->query(value_, head_dim, q); }
-  void output(int head_dim, float* o) const noexcept { functions_->output(value_, head_dim, o); }
+  void forward(int head_dim, int kv_head, float* x) const noexcept {
+    functions_->forward(value_, head_dim, kv_head, x);
+  }
+  void query(int head_dim, int kv_head, float* q) const noexcept {
+    functions_->query(value_, head_dim, kv_head, q);
+  }
+  void output(int head_dim, int kv_head, float* o) const noexcept {
+    functions_->output(value_, head_dim, kv_head, o);
+  }
 
  private:
   struct Functions {
     std::string (*name)(const void*);
     bool (*supports)(const void*, int);
-    void (*forward)(const void*, int, float*);
-    void (*query)(const void*, int, float*);
-    void (*output)(const void*, int, float*);
+    void (*forward)(const void*, int, int, float*);
+    void (*query)(const void*, int, int, float*);
+    void (*output)(const void*, int, int, float*);
   };
 
   template <Transform T>
@@ -94,9 +119,18 @@ class AnyTransform {
   static constexpr Functions functions_of = {
       [](const void* p) { return as<T>(p).name(); },
       [](const void* p, int d) { return as<T>(p).supports(d); },
-      [](const void* p, int d, float* x) { as<T>(p).forward(d, x); },
-      [](const void* p, int d, float* x) { as<T>(p).query(d, x); },
-      [](const void* p, int d, float* x) { as<T>(p).output(d, x); }};
+      [](const void* p, int d, [[maybe_unused]] int h, float* x) {
+        if constexpr (PerHeadTransform<T>) as<T>(p).forward(d, h, x);
+        else as<T>(p).forward(d, x);
+      },
+      [](const void* p, int d, [[maybe_unused]] int h, float* x) {
+        if constexpr (PerHeadTransform<T>) as<T>(p).query(d, h, x);
+        else as<T>(p).query(d, x);
+      },
+      [](const void* p, int d, [[maybe_unused]] int h, float* x) {
+        if constexpr (PerHeadTransform<T>) as<T>(p).output(d, h, x);
+        else as<T>(p).output(d, x);
+      }};
 
   const Functions* functions_;
   alignas(8) std::byte value_[32] = {};
