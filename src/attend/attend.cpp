@@ -6,61 +6,13 @@
 #include <limits>
 
 #include "src/attend/options.hpp"
-#include "src/attend/visibility.hpp"
+#include "src/attend/row_attention.hpp"
 #include "src/attend/work.hpp"
-#include "src/cpu/kernels.hpp"
-#include "src/cpu/prefetch.hpp"
 
 namespace kvcodec {
 namespace {
 
 constexpr float kEmpty = -std::numeric_limits<float>::infinity();
-
-/// Memory of one worker.
-struct Scratch {
-  float* q;                ///< [kUnitRows, head_dim]
-  float* prepared;         ///< [kUnitRows, query_width], or q where codecs take queries as they are
-  float* rows;             ///< [kTileRows, kMaxTileWidth] a decoded tile
-  float* scores;           ///< [kUnitRows, kTileRows]
-  std::uint64_t* visible;  ///< [kUnitRows]
-  float* running;          ///< PartialState of kUnitRows rows
-  float* split;            ///< PartialState of kUnitRows rows
-
-  static std::int64_t floats(const KvView& view) noexcept {
-    const std::int64_t head_dim = view.shape.head_dim;
-    return kUnitRows * (head_dim + prepared_width(view)) + kTileRows * kMaxTileWidth +
-           kUnitRows * kTileRows + 2 * kUnitRows + 2 * state_floats(kUnitRows, head_dim);
-  }
-  static Scratch at(float* memory, const KvView& view) noexcept {
-    const std::int64_t head_dim = view.shape.head_dim;
-    Scratch s;
-    s.q = memory;
-    s.prepared = prepared_width(view) > 0 ? s.q + kUnitRows * head_dim : s.q;
-    s.rows = s.q + kUnitRows * (head_dim + prepared_width(view));
-    s.scores = s.rows + kTileRows * kMaxTileWidth;
-    s.visible = reinterpret_cast<std::uint64_t*>(s.scores + kUnitRows * kTileRows);
-    s.running = s.scores + kUnitRows * kTileRows + 2 * kUnitRows;
-    s.split = s.running + state_floats(kUnitRows, head_dim);
-    return s;
-  }
-
- private:
-  /// 0 where the codec takes queries as they are; a multiple of 16 as head_dim is one.
-  static std::int64_t prepared_width(const KvView& view) noexcept {
-    const int head_dim = view.shape.head_dim;
-    const int width = view.k_codec.query_width(head_dim);
-    return width == head_dim ? 0 : (width + 15) / 16 * 16;
-  }
-};
-
-/// One unit of work (see work.hpp).
-struct Unit {
-  std::int64_t seq;
-  std::int32_t head;         ///< KV head
-  std::int64_t first_token;  ///< among all query tokens of the call
-  std::int32_t n_tokens;
-  std::int32_t n_rows;  ///< n_tokens * gqa_group
-};
 
 /// Everything a call works with.
 class Call {
@@ -71,10 +23,8 @@ class Call {
         queries_(queries),
         out_(out),
         lse_(lse),
-        options_(options),
-        table_(cpu::kernels()),
-        k_kernels_(cpu::codec_kernels(table_, view.k_codec)),
-        v_kernels_(cpu::codec_kernels(table_, view.v_codec)) {
+        rows_(view, queries, options),
+        options_(options) {
     unit_begin_ = reinterpret_cast<std::int64_t*>(workspace);
     state_begin_ = unit_begin_ + view.n_seq + 1;
     memory_ = reinterpret_cast<float*>(workspace + table_bytes(view));
@@ -141,14 +91,14 @@ class Call {
     if (plan.split_parallel) {
       const Unit u = unit_of(seq, plan, local / plan.n_splits);
       load_queries(u, scratch);
-      if (local % plan.n_splits + 1 < plan.n_splits) prepare_queries(u, scratch);
+      if (local % plan.n_splits + 1 < plan.n_splits) rows_.prepare_queries(u, scratch);
       run_split(u, plan, local % plan.n_splits, scratch,
                 state_at(memory_ + (state_begin_[seq] + local) * state_size(), kUnitRows));
       return;
     }
     const Unit u = unit_of(seq, plan, local);
     load_queries(u, scratch);
-    prepare_queries(u, scratch);
+    rows_.prepare_queries(u, scratch);
     const PartialState running = state_at(scratch.running, kUnitRows);
     clear(running, u.n_rows);
     for (std::int64_t split = 0; split < plan.n_splits; ++split) {
@@ -185,16 +135,6 @@ class Call {
     }
   }
 
-  /// Queries as the key codec takes them.
-  void prepare_queries(const Unit& u, const Scratch& scratch) const noexcept {
-    if (scratch.prepared == scratch.q) return;
-    const int head_dim = view_.shape.head_dim;
-    const int width = view_.k_codec.query_width(head_dim);
-    for (int i = 0; i < u.n_rows; ++i) {
-      view_.k_codec.prepare_query(head_dim, scratch.q + i * head_dim, scratch.prepared + i * width);
-    }
-  }
-
   void clear(const PartialState& state, int n_rows) const noexcept {
     std::fill_n(state.m, n_rows, kEmpty);
     std::fill_n(state.l, n_rows, 0.0f);
@@ -205,152 +145,14 @@ class Call {
                  const Scratch& scratch, const PartialState& state) const noexcept {
     clear(state, u.n_rows);
     if (split + 1 < plan.n_splits) {
-      attend_pages(u, split * kSplitRows, scratch, state);
+      rows_.encoded(u, split * kSplitRows, scratch, state);
       return;
     }
     const std::int64_t raw = u.seq * view_.shape.n_kv_heads + u.head;
-    if (view_.sinks != nullptr) attend_raw(u, view_.sinks[raw], scratch, state);
-    if (view_.recent != nullptr) attend_raw(u, view_.recent[raw], scratch, state);
-    if (queries_.k_new != nullptr) attend_new(u, scratch, state);
-  }
-
-  /// Encoded rows first_row .. first_row + kSplitRows - 1 of the unit's stream.
-  void attend_pages(const Unit& u, std::int64_t first_row, const Scratch& scratch,
-                    const PartialState& state) const noexcept {
-    const PageFormat& format = view_.format;
-    const std::int64_t stream = u.seq * view_.n_streams_per_seq() + u.head / format.span;
-    const int head_in_page = u.head % format.span;
-    const std::int64_t end = std::min(view_.encoded_rows(stream), first_row + kSplitRows);
-    const std::int32_t pos0 = view_.first_pos != nullptr ? view_.first_pos[stream] : 0;
-    for (std::int64_t row = first_row; row < end; row += kTileRows) {
-      const auto n_rows = static_cast<int>(std::min<std::int64_t>(kTileRows, end - row));
-      Positions positions{nullptr, static_cast<std::int32_t>(pos0 + row)};
-      if (view_.slot_pos != nullptr) {
-        positions.listed = view_.slot_pos +
-                           std::int64_t{view_.page_of(stream, row)} * format.page_size +
-                           row % format.page_size;
-      }
-      const std::uint64_t* visible = nullptr;
-      if (!mask(u, positions, n_rows, scratch, &visible)) continue;
-      const TilePair now = tiles_at(stream, row, head_in_page);
-      const TilePair next =
-          row + kTileRows < end ? tiles_at(stream, row + kTileRows, head_in_page) : now;
-      prefetch(next.k, format.k_tile_bytes, format.k_span);
-      score_tile(u, now.k, scratch);
-      softmax(u, visible, scratch, state);
-      prefetch(next.v, format.v_tile_bytes, format.v_span);
-      add_tile(u, now.v, scratch, state);
-    }
-  }
-
-  struct TilePair {
-    TileRef<const std::byte> k;
-    TileRef<const std::byte> v;
-  };
-
-  void score_tile(const Unit& u, const TileRef<const std::byte>& t,
-                  const Scratch& scratch) const noexcept {
-    const int head_dim = view_.format.head_dim;
-    if (k_kernels_.score != nullptr) {
-      k_kernels_.score(view_.k_codec.value(), head_dim, t.tile, t.head, scratch.prepared, u.n_rows,
-                       scratch.scores);
-      return;
-    }
-    view_.k_codec.decode_tile(Side::key, head_dim, t.tile, scratch.rows);
-    table_.score_rows[static_cast<int>(DType::f32)](head_dim, scratch.rows + t.head * head_dim,
-                                                    std::int64_t{view_.format.k_span} * head_dim,
-                                                    kTileRows, scratch.q, u.n_rows, scratch.scores);
-  }
-
-  void add_tile(const Unit& u, const TileRef<const std::byte>& t, const Scratch& scratch,
-                const PartialState& state) const noexcept {
-    const int head_dim = view_.format.head_dim;
-    if (v_kernels_.add != nullptr) {
-      v_kernels_.add(view_.v_codec.value(), head_dim, t.tile, t.head, scratch.scores, u.n_rows,
-                     state.acc);
-      return;
-    }
-    view_.v_codec.decode_tile(Side::value, head_dim, t.tile, scratch.rows);
-    table_.add_rows[static_cast<int>(DType::f32)](head_dim, scratch.rows + t.head * head_dim,
-                                                  std::int64_t{view_.format.v_span} * head_dim,
-                                                  kTileRows, scratch.scores, u.n_rows, state.acc);
-  }
-
-  TilePair tiles_at(std::int64_t stream, std::int64_t row, int head_in_page) const noexcept {
-    const PageFormat& format = view_.format;
-    const std::byte* base = view_.page_data(view_.page_of(stream, row));
-    const int strip = static_cast<int>(row % format.page_size) / kTileRows;
-    return {format.k_tile(base, strip, head_in_page), format.v_tile(base, strip, head_in_page)};
-  }
-
-  /// Fetches the part of a tile that holds the meant head.
-  static void prefetch(const TileRef<const std::byte>& t, std::size_t tile_bytes,
-                       int span) noexcept {
-    const std::size_t bytes = tile_bytes / static_cast<std::size_t>(span);
-    cpu::prefetch_tile(t.tile + static_cast<std::size_t>(t.head) * bytes, bytes);
-  }
-
-  void attend_raw(const Unit& u, const RawRows& rows, const Scratch& scratch,
-                  const PartialState& state) const noexcept {
-    const auto k_step = static_cast<std::int64_t>(dtype_bytes(view_.k_raw_dtype)) * rows.row_stride;
-    const auto v_step = static_cast<std::int64_t>(dtype_bytes(view_.v_raw_dtype)) * rows.row_stride;
-    for (std::int32_t row = 0; row < rows.n_rows; row += kTileRows) {
-      attend_rows(u, {nullptr, rows.first_pos + row}, std::min(kTileRows, rows.n_rows - row),
-                  view_.k_raw_dtype, static_cast<const std::byte*>(rows.k) + row * k_step,
-                  view_.v_raw_dtype, static_cast<const std::byte*>(rows.v) + row * v_step,
-                  rows.row_stride, scratch, state);
-    }
-  }
-
-  /// The query tokens' own K and V.
-  void attend_new(const Unit& u, const Scratch& scratch, const PartialState& state) const noexcept {
-    const std::int64_t stride = std::int64_t{view_.shape.n_kv_heads} * view_.shape.head_dim;
-    const std::int64_t begin = queries_.indptr[u.seq];
-    const std::int64_t end = queries_.indptr[u.seq + 1];
-    for (std::int64_t t = begin; t < end; t += kTileRows) {
-      const std::int64_t offset = t * stride + std::int64_t{u.head} * view_.shape.head_dim;
-      attend_rows(u, {queries_.pos + t, 0},
-                  static_cast<int>(std::min<std::int64_t>(kTileRows, end - t)), DType::f32,
-                  queries_.k_new + offset, DType::f32, queries_.v_new + offset, stride, scratch,
-                  state);
-    }
-  }
-
-  void attend_rows(const Unit& u, Positions positions, int n_rows, DType k_type, const void* k,
-                   DType v_type, const void* v, std::int64_t stride, const Scratch& scratch,
-                   const PartialState& state) const noexcept {
-    const std::uint64_t* visible = nullptr;
-    if (!mask(u, positions, n_rows, scratch, &visible)) return;
-    const int head_dim = view_.shape.head_dim;
-    table_.score_rows[static_cast<int>(k_type)](head_dim, k, stride, n_rows, scratch.q, u.n_rows,
-                                                scratch.scores);
-    softmax(u, visible, scratch, state);
-    table_.add_rows[static_cast<int>(v_type)](head_dim, v, stride, n_rows, scratch.scores, u.n_rows,
-                                              state.acc);
-  }
-
-  /// Rows of a tile that each query row sees. Returns false if none sees any; leaves *visible null
-  /// if all see all 64.
-  bool mask(const Unit& u, const Positions& positions, int n_rows, const Scratch& scratch,
-            const std::uint64_t** visible) const noexcept {
-    const int group = view_.shape.gqa_group();
-    std::uint64_t any = 0;
-    std::uint64_t all = ~std::uint64_t{0};
-    for (int t = 0; t < u.n_tokens; ++t) {
-      const std::uint64_t rows =
-          visible_rows(options_, positions, n_rows, queries_.pos[u.first_token + t]);
-      std::fill_n(scratch.visible + t * group, group, rows);
-      any |= rows;
-      all &= rows;
-    }
-    if (all != ~std::uint64_t{0}) *visible = scratch.visible;
-    return any != 0;
-  }
-
-  void softmax(const Unit& u, const std::uint64_t* visible, const Scratch& scratch,
-               const PartialState& state) const noexcept {
-    table_.softmax_tile(u.n_rows, view_.shape.head_dim, options_.sm_scale, options_.logits_soft_cap,
-                        visible, scratch.scores, state.m, state.l, state.acc);
+    if (view_.sinks != nullptr) rows_.raw(u, view_.sinks[raw], scratch, state);
+    if (view_.kept != nullptr) rows_.raw(u, view_.kept[raw], scratch, state);
+    if (view_.recent != nullptr) rows_.raw(u, view_.recent[raw], scratch, state);
+    if (queries_.k_new != nullptr) rows_.fresh(u, scratch, state);
   }
 
   /// Adds a split's state to the running one. Sums that stand at the same maximum are added as
@@ -399,10 +201,8 @@ class Call {
   const Queries& queries_;
   float* out_;
   float* lse_;
+  RowAttention rows_;
   const AttendOptions& options_;
-  const cpu::Kernels& table_;
-  cpu::CodecKernels k_kernels_;
-  cpu::CodecKernels v_kernels_;
   std::int64_t* unit_begin_;   ///< [n_seq + 1]
   std::int64_t* state_begin_;  ///< [n_seq + 1]
   float* memory_;              ///< states of split-parallel units

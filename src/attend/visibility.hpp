@@ -40,4 +40,12 @@ inline std::uint64_t visible_rows(const AttendOptions& options, const Positions&
   return rows;
 }
 
+/// Rows of a tile that query head `g` of the group keeps; null masks: all.
+inline std::uint64_t rows_kept_by(const KeepMask* masks, int n_rows, int g) noexcept {
+  if (masks == nullptr) return ~std::uint64_t{0};
+  std::uint64_t rows = 0;
+  for (int r = 0; r < n_rows; ++r) rows |= static_cast<std::uint64_t>((masks[r] >> g) & 1) << r;
+  return rows;
+}
+
 }  // namespace kvcodec

@@ -4,8 +4,11 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <new>
 #include <optional>
+#include <utility>
 
+#include "kvcodec/core/arith.hpp"
 #include "src/cache/layer_store.hpp"
 
 namespace kvcodec {
@@ -23,30 +26,99 @@ void check_range(const std::string& where, const char* name, std::int64_t value,
       bad_value(where, name, value, std::to_string(low) + ".." + std::to_string(high)));
 }
 
+void check_side(const std::string& where, const SideConfig& side, const char* name,
+                std::int32_t head_dim) {
+  if (!side.codec) {
+    throw invalid_argument(bad_value(where, (std::string(name) + ".codec").c_str(), "", "a codec"));
+  }
+  if (!side.transform.supports(head_dim)) {
+    throw unsupported(where + ": transform " + side.transform.name() +
+                      " does not take head_dim = " + std::to_string(head_dim));
+  }
+  check_range(where + " " + name, "center.n_rows", side.center.n_rows, 1, 1 << 30);
+  if (side.center.kind == Centering::Kind::fixed && side.center.values == nullptr) {
+    throw invalid_argument(where + ": " + name + ".center.values is null, allowed: " +
+                           "[n_kv_heads, head_dim] values for a fixed center");
+  }
+}
+
+void check_staging(const std::string& where, const LayerConfig& c, const PageFormat& format) {
+  if (format.span == 1) return;
+  throw unsupported(where + ": policy " + c.policy.name() + " lets heads keep different tokens, so " +
+                    c.k.codec.name() + " and " + c.v.codec.name() +
+                    " must not share scales between heads");
+}
+
 LayerInfo make_layer(const CacheConfig& config, std::size_t index) {
   const std::string where = "CacheConfig layer " + std::to_string(index);
   LayerInfo layer;
+  layer.index = static_cast<std::int32_t>(index);
+  layer.n_layers = static_cast<std::int32_t>(config.layers.size());
   layer.shape = config.shape;
   layer.config = config.layers[index];
   const LayerConfig& c = layer.config;
   check_range(where, "n_sink", c.n_sink, 0, 65536);
-  check_range(where, "n_recent", c.n_recent, 1, 65536);
-  check_range(where, "rollback_rows", c.rollback_rows, 0, 65536);
-  for (const SideConfig* side : {&c.k, &c.v}) {
-    const char* name = side == &c.k ? "k.codec" : "v.codec";
-    if (!side->codec) throw invalid_argument(bad_value(where, name, "", "a codec"));
-    if (!side->transform.supports(config.shape.head_dim)) {
-      throw unsupported(where + ": transform " + side->transform.name() +
-                        " does not take head_dim = " + std::to_string(config.shape.head_dim));
-    }
+  check_range(where, "n_recent", c.n_recent, 0, 65536);
+  check_range(where, "flush_rows", c.flush_rows, kTileRows, 65536);
+  if (c.flush_rows % kTileRows != 0) {
+    throw invalid_argument(bad_value(where, "flush_rows", c.flush_rows,
+                                     "multiples of " + std::to_string(kTileRows)));
   }
+  check_range(where, "rollback_rows", c.rollback_rows, 0, 65536);
+  check_side(where, c.k, "k", config.shape.head_dim);
+  check_side(where, c.v, "v", config.shape.head_dim);
   layer.format = make_page_format(c.k.codec, c.v.codec, config.shape.head_dim,
                                   config.shape.n_kv_heads, config.page_size);
   layer.config.k.codec = c.k.codec.with_tables(config.shape.head_dim);
   layer.config.v.codec = c.v.codec.with_tables(config.shape.head_dim);
+  layer.stages_rows = static_cast<bool>(c.policy);
+  if (layer.stages_rows) check_staging(where, c, layer.format);
   layer.k_dtype = c.k.raw_dtype.value_or(default_raw_dtype(c.k.codec));
   layer.v_dtype = c.v.raw_dtype.value_or(default_raw_dtype(c.v.codec));
   return layer;
+}
+
+/// Center of one side of one sequence; zeros while it is not known, when nothing is encoded.
+void add_center(const LayerInfo& info, const Center& center, std::vector<float>& to) {
+  if (!center.active()) return;
+  const auto n = static_cast<std::size_t>(info.shape.n_kv_heads * info.shape.head_dim);
+  if (center.values() == nullptr) to.resize(to.size() + n);
+  else to.insert(to.end(), center.values(), center.values() + n);
+}
+
+/// Adds one sequence to the buffers of a view.
+void add_to_view(const LayerInfo& info, const LayerStore& store, ViewBuffers& b) {
+  const auto n_sink = static_cast<std::int32_t>(store.n_sink());
+  const std::int32_t page_size = info.format.page_size;
+  for (int stream = 0; stream < info.n_streams(); ++stream) {
+    const auto& pages = store.pages(stream);
+    const auto n_encoded = static_cast<std::int32_t>(store.n_encoded(stream));
+    b.indices.insert(b.indices.end(), pages.begin(), pages.end());
+    b.indptr.push_back(static_cast<std::int64_t>(b.indices.size()));
+    b.last_page_len.push_back(pages.empty() ? 0 : (n_encoded - 1) % page_size + 1);
+    b.first_pos.push_back(n_sink);
+  }
+  const auto raw = [&](const RawStore& rows, std::int32_t head, std::int64_t n, std::int64_t first) {
+    RawRows r;
+    r.k = rows.at(Side::key, head, 0);
+    r.v = rows.at(Side::value, head, 0);
+    r.row_stride = info.shape.head_dim;
+    r.n_rows = static_cast<std::int32_t>(n);
+    r.first_pos = static_cast<std::int32_t>(first);
+    return r;
+  };
+  for (std::int32_t head = 0; head < info.shape.n_kv_heads; ++head) {
+    b.sinks.push_back(raw(store.sinks(), head, n_sink, 0));
+    b.recent.push_back(
+        raw(store.recent(), head, store.n_recent(), store.n_tokens() - store.n_recent()));
+    if (!info.stages_rows) continue;
+    const StagedRows& staged = store.staged();
+    b.kept.push_back(raw(staged.rows(), head, staged.n(head), 0));
+    b.kept.back().pos = staged.pos(head);
+    if (info.config.policy.per_query_head()) b.kept.back().mask = staged.mask(head);
+  }
+  add_center(info, store.center(Side::key), b.k_center);
+  add_center(info, store.center(Side::value), b.v_center);
 }
 
 }  // namespace
@@ -75,20 +147,35 @@ struct Cache::Impl {
       largest = std::max({largest, layer.format.k_tile_bytes, layer.format.v_tile_bytes});
     }
     scratch.tile.resize(largest);
+    std::int64_t judged = 0;
+    for (const LayerInfo& layer : layers) {
+      if (!layer.config.policy) continue;
+      judged = std::max<std::int64_t>(judged, layer.config.policy.chunk_rows() +
+                                                  layer.config.policy.lookahead_rows());
+    }
+    scratch.judged_k.resize(static_cast<std::size_t>(judged * config.shape.head_dim));
+    scratch.judged_v.resize(scratch.judged_k.size());
+    scratch.judgement.resize(static_cast<std::size_t>(judged * config.shape.n_kv_heads));
   }
 
-  /// Layers whose pages have one size share a pool.
+  /// Layers whose pages have one size and list positions or not share a pool.
   void make_pools() {
-    std::map<std::size_t, std::int64_t> n_pages;
+    std::map<std::pair<std::size_t, std::int32_t>, std::int64_t> n_pages;
+    const auto kind = [this](const LayerInfo& layer) {
+      return std::pair{layer.format.page_bytes(), layer.stages_rows ? config.page_size : 0};
+    };
     for (const LayerInfo& layer : layers) {
       // With pages of several tiles every sequence may leave its last page partly filled.
       const std::int64_t partial = config.page_size > kTileRows ? config.max_sequences : 0;
       const std::int64_t whole = (config.max_tokens + config.page_size - 1) / config.page_size;
-      n_pages[layer.format.page_bytes()] += layer.n_streams() * (whole + partial);
+      n_pages[kind(layer)] += layer.n_streams() * (whole + partial);
     }
-    for (const auto& [bytes, n] : n_pages) pools.emplace_back(bytes, n);
+    for (const auto& [k, n] : n_pages) pools.emplace_back(k.first, n, k.second);
     for (LayerInfo& layer : layers) {
-      while (pools[layer.pool].page_bytes() != layer.format.page_bytes()) ++layer.pool;
+      const auto is_its = [&](const PagePool& pool) {
+        return std::pair{pool.page_bytes(), pool.listed_rows()} == kind(layer);
+      };
+      while (!is_its(pools[layer.pool])) ++layer.pool;
     }
   }
 
@@ -136,7 +223,12 @@ struct Cache::Impl {
     if (store.pages_needed(layers[l], pool(l), k.n_tokens) > pool(l).n_free()) {
       return Status::out_of_pages;
     }
-    s.clamped |= store.append(layers[l], pool(l), scratch, k, v);
+    try {
+      store.grow_windows(layers[l], k.n_tokens);
+      s.clamped |= store.append(layers[l], pool(l), scratch, k, v);
+    } catch (...) {
+      return Status::out_of_memory;
+    }
     return Status::ok;
   }
 
@@ -151,6 +243,7 @@ struct Cache::Impl {
                          "; max_tokens = " + std::to_string(config.max_tokens) + ", free pages: " +
                          std::to_string(pool(static_cast<std::size_t>(layer)).n_free()));
     }
+    if (status == Status::out_of_memory) throw std::bad_alloc();
     if (k.n_tokens != v.n_tokens) {
       throw invalid_argument(bad_value("Cache::append", "v.n_tokens", v.n_tokens,
                                        "k.n_tokens = " + std::to_string(k.n_tokens)));
@@ -172,8 +265,8 @@ struct Cache::Impl {
     for (std::size_t l = 0; l < layers.size(); ++l) {
       const LayerStore& store = s.layers[l];
       b.payload += store.n_pages() * static_cast<std::int64_t>(layers[l].format.page_bytes());
-      b.window += store.sinks().bytes() + store.recent().bytes();
-      b.tables += store.table_bytes();
+      b.window += store.window_bytes();
+      b.tables += store.table_bytes(layers[l]);
       b.n_values += 2 * store.n_tokens() * config.shape.n_kv_heads * config.shape.head_dim;
     }
     return b;
@@ -245,6 +338,52 @@ Status Cache::truncate(SeqId seq, std::int64_t n_tokens) noexcept {
   return Status::ok;
 }
 
+void Cache::observe(SeqId seq, std::int32_t layer, const AnyRows& q, float sm_scale) {
+  impl_->check_layer(layer);
+  const auto l = static_cast<std::size_t>(layer);
+  LayerStore& store = impl_->at(seq).layers[l];
+  const LayerInfo& info = impl_->layers[l];
+  if (!info.judges_at_prompt() || info.config.policy.observed_rows() == 0) return;
+  check_range("Cache::observe", "q.n_tokens", q.n_tokens, 0, store.n_tokens());
+  if (q.n_tokens > 0 && q.data == nullptr) throw invalid_argument("Cache::observe: q.data is null");
+  if (!(sm_scale > 0.0f) || !is_finite(sm_scale)) {
+    throw invalid_argument(bad_value("Cache::observe", "sm_scale", sm_scale, "finite and > 0"));
+  }
+  if (q.n_tokens > 0) store.observe(info, q, sm_scale);
+}
+
+std::int32_t Cache::observed_rows(std::int32_t layer) const {
+  impl_->check_layer(layer);
+  const AnyPolicy& policy = impl_->layers[static_cast<std::size_t>(layer)].config.policy;
+  return policy ? policy.observed_rows() : 0;
+}
+
+void Cache::end_prompt(SeqId seq) {
+  Sequence& s = impl_->at(seq);
+  std::vector<Judgement> judgements;
+  std::vector<std::int64_t> n_pages(impl_->pools.size());
+  for (std::size_t l = 0; l < s.layers.size(); ++l) {
+    judgements.push_back(s.layers[l].judge_prompt(impl_->layers[l], impl_->pool(l)));
+    n_pages[impl_->layers[l].pool] += judgements.back().n_pages;
+  }
+  for (std::size_t p = 0; p < n_pages.size(); ++p) {
+    if (n_pages[p] <= impl_->pools[p].n_free()) continue;
+    throw out_of_pages("Cache::end_prompt: sequence " + std::to_string(seq) + " needs " +
+                       std::to_string(n_pages[p]) + " pages, free are " +
+                       std::to_string(impl_->pools[p].n_free()));
+  }
+  for (std::size_t l = 0; l < s.layers.size(); ++l) {
+    s.layers[l].end_prompt(impl_->layers[l], impl_->pool(l), impl_->scratch, judgements[l]);
+  }
+}
+
+std::int64_t Cache::n_kept(SeqId seq, std::int32_t layer, std::int32_t kv_head) const {
+  impl_->check_layer(layer);
+  const LayerInfo& info = impl_->layers[static_cast<std::size_t>(layer)];
+  check_range("Cache::n_kept", "kv_head", kv_head, 0, info.shape.n_kv_heads - 1);
+  return impl_->at(seq).layers[static_cast<std::size_t>(layer)].n_kept(info, kv_head);
+}
+
 std::int64_t Cache::n_tokens(SeqId seq, std::int32_t layer) const {
   impl_->check_layer(layer);
   return impl_->at(seq).layers[static_cast<std::size_t>(layer)].n_tokens();
@@ -284,40 +423,31 @@ KvView Cache::view(std::int32_t layer, std::span<const SeqId> seqs, ViewBuffers&
   b.last_page_len.clear();
   b.first_pos.clear();
   b.sinks.clear();
+  b.kept.clear();
   b.recent.clear();
-  for (const SeqId seq : seqs) {
-    const LayerStore& store = impl_->at(seq).layers[l];
-    const auto n_sink = static_cast<std::int32_t>(store.n_sink());
-    const auto n_encoded = static_cast<std::int32_t>(store.n_encoded());
-    const std::int32_t page_size = info.format.page_size;
-    for (int stream = 0; stream < info.n_streams(); ++stream) {
-      const auto& pages = store.pages(stream);
-      b.indices.insert(b.indices.end(), pages.begin(), pages.end());
-      b.indptr.push_back(static_cast<std::int64_t>(b.indices.size()));
-      b.last_page_len.push_back(pages.empty() ? 0 : (n_encoded - 1) % page_size + 1);
-      b.first_pos.push_back(n_sink);
-    }
-    for (std::int32_t head = 0; head < info.shape.n_kv_heads; ++head) {
-      const std::int64_t stride = info.shape.head_dim;
-      b.sinks.push_back({store.sinks().k(head, 0), store.sinks().v(head, 0), stride, n_sink, 0});
-      b.recent.push_back({store.recent().k(head, 0), store.recent().v(head, 0), stride,
-                          static_cast<std::int32_t>(store.n_recent()), n_sink + n_encoded});
-    }
-  }
+  b.k_center.clear();
+  b.v_center.clear();
+  for (const SeqId seq : seqs) add_to_view(info, impl_->at(seq).layers[l], b);
   KvView view;
   view.shape = info.shape;
   view.n_seq = static_cast<std::int32_t>(seqs.size());
   view.k_codec = info.config.k.codec;
   view.v_codec = info.config.v.codec;
   view.format = info.format;
-  view.pages = impl_->pools[info.pool].base();
+  const PagePool& pool = impl_->pools[info.pool];
+  view.pages = pool.base();
   view.page_stride = static_cast<std::int64_t>(info.format.page_bytes());
   view.indptr = b.indptr.data();
   view.indices = b.indices.data();
   view.last_page_len = b.last_page_len.data();
   view.first_pos = b.first_pos.data();
+  view.slot_pos = pool.positions();
+  if (info.config.policy.per_query_head()) view.slot_mask = pool.masks();
   view.sinks = b.sinks.data();
+  if (info.stages_rows) view.kept = b.kept.data();
   view.recent = b.recent.data();
+  if (!b.k_center.empty()) view.k_center = b.k_center.data();
+  if (!b.v_center.empty()) view.v_center = b.v_center.data();
   view.k_raw_dtype = info.k_dtype;
   view.v_raw_dtype = info.v_dtype;
   return view;

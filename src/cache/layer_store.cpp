@@ -4,75 +4,16 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kvcodec/core/arith.hpp"
-
 namespace kvcodec {
-namespace {
-
-std::size_t row_bytes(const LayerInfo& layer, DType type) {
-  return static_cast<std::size_t>(layer.shape.head_dim) * dtype_bytes(type);
-}
-
-/// Loads one row as f32 with NaN and what exceeds `limit` replaced; true if anything was.
-template <class T>
-bool load_clamped(const void* from, int n, float limit, float* to) noexcept {
-  bool clamped = false;
-  for (int i = 0; i < n; ++i) {
-    const float x = to_f32(static_cast<const T*>(from)[i]);
-    to[i] = clamp_finite(x, limit);
-    clamped |= !(abs_of(x) <= limit);
-  }
-  return clamped;
-}
-
-bool load_clamped(DType type, const void* from, int n, float limit, float* to) noexcept {
-  switch (type) {
-    case DType::f16: return load_clamped<f16>(from, n, limit, to);
-    case DType::bf16: return load_clamped<bf16>(from, n, limit, to);
-    default: return load_clamped<float>(from, n, limit, to);
-  }
-}
-
-/// Rounds a row to its storage type; a transform may have pushed values beyond `limit`.
-bool store_clamped(DType type, const float* from, int n, void* to) noexcept {
-  const float limit = dtype_max(type);
-  bool clamped = false;
-  for (int i = 0; i < n; ++i) {
-    clamped |= !(abs_of(from[i]) <= limit);
-    store_value(type, to, i, clamp_finite(from[i], limit));
-  }
-  return clamped;
-}
-
-}  // namespace
-
-std::int64_t LayerInfo::encoded_after(std::int64_t rows, std::int64_t encoded) const noexcept {
-  const std::int64_t whole = (rows - keep()) / kTileRows * kTileRows;
-  return std::max(encoded, rows >= keep() ? whole : 0);
-}
-
-RawStore::RawStore(const LayerInfo& layer, std::int64_t capacity)
-    : n_heads_(layer.shape.n_kv_heads),
-      capacity_(capacity),
-      k_bytes_(row_bytes(layer, layer.k_dtype)),
-      v_bytes_(row_bytes(layer, layer.v_dtype)) {
-  const auto n_rows = static_cast<std::size_t>(n_heads_ * capacity_);
-  k_.resize(n_rows * k_bytes_);
-  v_.resize(n_rows * v_bytes_);
-}
-
-void RawStore::drop_front(std::int64_t n, std::int64_t n_rows) noexcept {
-  const auto kept = static_cast<std::size_t>(n_rows - n);
-  for (std::int64_t head = 0; head < n_heads_; ++head) {
-    std::memmove(k(head, 0), k(head, n), kept * k_bytes_);
-    std::memmove(v(head, 0), v(head, n), kept * v_bytes_);
-  }
-}
 
 LayerStore::LayerStore(const LayerInfo& layer, std::int64_t max_tokens, std::int32_t page_size)
-    : sinks_(layer, layer.config.n_sink),
+    : n_encoded_(static_cast<std::size_t>(layer.n_streams())),
+      sinks_(layer, layer.config.n_sink),
       recent_(layer, layer.capacity()),
+      k_center_(layer, Side::key),
+      v_center_(layer, Side::value),
       pages_(static_cast<std::size_t>(layer.n_streams())) {
+  if (layer.stages_rows) staged_ = StagedRows(layer, kTileRows - 1 + layer.leaving());
   reserve((max_tokens + page_size - 1) / page_size);
 }
 
@@ -81,44 +22,97 @@ void LayerStore::reserve(std::int64_t n_pages) {
 }
 
 std::int64_t LayerStore::n_pages() const noexcept {
-  return static_cast<std::int64_t>(pages_.size() * pages_[0].size());
+  std::int64_t n = 0;
+  for (const auto& list : pages_) n += static_cast<std::int64_t>(list.size());
+  return n;
 }
 
-std::int64_t LayerStore::table_bytes() const noexcept {
+std::int64_t LayerStore::window_bytes() const noexcept {
+  return sinks_.bytes() + recent_.bytes() + staged_.bytes();
+}
+
+std::int64_t LayerStore::table_bytes(const LayerInfo& layer) const noexcept {
+  std::int64_t per_page = sizeof(std::int32_t);
+  if (layer.stages_rows) {
+    const std::size_t per_row =
+        sizeof(std::int32_t) + (layer.config.policy.per_query_head() ? sizeof(KeepMask) : 0);
+    per_page += layer.format.page_size * static_cast<std::int64_t>(per_row);
+  }
   return static_cast<std::int64_t>(sizeof(LayerStore) + pages_.size() * sizeof(pages_[0])) +
-         4 * n_pages();
+         k_center_.bytes() + v_center_.bytes() + per_page * n_pages();
+}
+
+bool LayerStore::may_leave(const LayerInfo& layer) const noexcept {
+  if (layer.judges_at_prompt() && !prompt_ended_) return false;
+  return k_center_.ready() && v_center_.ready();
 }
 
 std::int64_t LayerStore::pages_needed(const LayerInfo& layer, const PagePool& pool,
                                       std::int64_t n) const noexcept {
+  if (layer.judges_at_prompt() && !prompt_ended_) return 0;
+  const std::int64_t to_recent = std::max<std::int64_t>(0, n - (layer.config.n_sink - n_sink_));
+  if (std::max(k_center_.n_missing(), v_center_.n_missing()) > to_recent) return 0;
+  return pages_for_leaving(layer, pool, to_recent);
+}
+
+std::int64_t LayerStore::pages_for_leaving(const LayerInfo& layer, const PagePool& pool,
+                                           std::int64_t n) const noexcept {
   const std::int64_t page_size = layer.format.page_size;
-  const std::int64_t to_sinks = std::min(n, layer.config.n_sink - n_sink_);
-  const std::int64_t rows = n_encoded_ + n_recent_ + n - to_sinks;
-  const std::int64_t encoded = layer.encoded_after(rows, n_encoded_);
-  const std::int64_t pages = (encoded + page_size - 1) / page_size;
   std::int64_t needed = 0;
-  for (const auto& list : pages_) {
-    needed += pages - static_cast<std::int64_t>(list.size());
-    const bool writes_last = encoded > n_encoded_ && n_encoded_ % page_size != 0;
+  for (int stream = 0; stream < layer.n_streams(); ++stream) {
+    const auto& list = pages(stream);
+    const std::int64_t before = n_encoded(stream);
+    const std::int64_t rows = before + n_recent_ + n;
+    std::int64_t after = before;
+    if (!layer.stages_rows) {
+      after = layer.encoded_after(rows, before);
+    } else {
+      const std::int64_t leaving = std::max<std::int64_t>(0, n_recent_ + n - layer.keep());
+      after += (staged_.n(stream) + leaving) / kTileRows * kTileRows;
+    }
+    needed += std::max<std::int64_t>(
+        0, (after + page_size - 1) / page_size - static_cast<std::int64_t>(list.size()));
+    const bool writes_last = after > before && before % page_size != 0;
     if (writes_last && pool.is_shared(list.back())) ++needed;
   }
   return needed;
 }
 
+void LayerStore::grow_windows(const LayerInfo& layer, std::int64_t n) {
+  const std::int64_t to_recent = std::max<std::int64_t>(0, n - (layer.config.n_sink - n_sink_));
+  const std::int64_t all = n_recent_ + to_recent;
+  std::int64_t rows = layer.capacity();
+  if (layer.judges_at_prompt() && !prompt_ended_) {
+    rows = std::max(rows, all);
+  } else {
+    const std::int64_t missing = std::max(k_center_.n_missing(), v_center_.n_missing());
+    rows = std::max(rows, std::min(all, n_recent_ + missing));
+  }
+  if (rows > recent_.capacity()) {
+    recent_.resize(std::max(rows, std::min(2 * recent_.capacity(), all)), n_recent_);
+  }
+  // What waited for a center leaves at once; what waits for the end of the prompt, then.
+  if (layer.stages_rows && !(layer.judges_at_prompt() && !prompt_ended_)) {
+    const std::int64_t staged = kTileRows - 1 + std::max(rows, recent_.capacity());
+    if (staged > staged_.rows().capacity()) staged_.resize(staged);
+  }
+}
+
 bool LayerStore::append(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch,
-                        const AnyRows& k, const AnyRows& v) noexcept {
+                        const AnyRows& k, const AnyRows& v) {
   bool clamped = false;
   for (std::int64_t token = 0; token < k.n_tokens; ++token) {
     clamped |= put_row(layer, scratch, k, Side::key, token);
     clamped |= put_row(layer, scratch, v, Side::value, token);
+    ++n_tokens_;
     if (n_sink_ < layer.config.n_sink) {
       ++n_sink_;
       continue;
     }
     ++n_recent_;
-    if (n_recent_ == layer.keep() + kTileRows - n_encoded_ % kTileRows) {
-      encode_oldest(layer, pool, scratch);
-    }
+    k_center_.count_row();
+    v_center_.count_row();
+    settle(layer, pool, scratch);
   }
   return clamped;
 }
@@ -126,9 +120,8 @@ bool LayerStore::append(const LayerInfo& layer, PagePool& pool, AppendScratch& s
 bool LayerStore::put_row(const LayerInfo& layer, AppendScratch& scratch, const AnyRows& rows,
                          Side side, std::int64_t token) noexcept {
   const int head_dim = layer.shape.head_dim;
-  const bool key = side == Side::key;
-  const DType type = key ? layer.k_dtype : layer.v_dtype;
-  const TransformChain& transform = key ? layer.config.k.transform : layer.config.v.transform;
+  const DType type = layer.raw_dtype(side);
+  const TransformChain& transform = layer.side(side).transform;
   const bool to_sink = n_sink_ < layer.config.n_sink;
   RawStore& store = to_sink ? sinks_ : recent_;
   const std::int64_t row = to_sink ? n_sink_ : n_recent_;
@@ -137,60 +130,104 @@ bool LayerStore::put_row(const LayerInfo& layer, AppendScratch& scratch, const A
   for (std::int64_t head = 0; head < layer.shape.n_kv_heads; ++head) {
     clamped |= load_clamped(rows.dtype, rows.row(token, head), head_dim, dtype_max(type), x);
     transform.forward(head_dim, static_cast<int>(head), x);
-    clamped |= store_clamped(type, x, head_dim, key ? store.k(head, row) : store.v(head, row));
+    clamped |= store_clamped(type, x, head_dim, store.at(side, head, row));
+    if (to_sink || center(side).ready()) continue;
+    load_clamped(type, store.at(side, head, row), head_dim, dtype_max(type), x);
+    center(side).add(head, x);
   }
   return clamped;
+}
+
+void LayerStore::restart_centers(const LayerInfo& layer) noexcept {
+  float x[kMaxHeadDim];
+  const int head_dim = layer.shape.head_dim;
+  for (const Side side : {Side::key, Side::value}) {
+    center(side).restart();
+    for (std::int64_t row = 0; row < n_recent_ && !center(side).ready(); ++row) {
+      const DType type = layer.raw_dtype(side);
+      for (std::int64_t head = 0; head < layer.shape.n_kv_heads; ++head) {
+        load_clamped(type, recent_.at(side, head, row), head_dim, dtype_max(type), x);
+        center(side).add(head, x);
+      }
+      center(side).count_row();
+    }
+  }
+}
+
+void LayerStore::settle(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch) {
+  if (!may_leave(layer)) return;
+  if (!layer.stages_rows) {
+    const std::int64_t target = layer.encoded_after(n_encoded(0) + n_recent_, n_encoded(0));
+    while (n_encoded(0) < target) encode_oldest(layer, pool, scratch);
+    return;
+  }
+  while (n_recent_ >= layer.capacity()) {
+    if (layer.config.policy && !layer.judges_at_prompt()) judge_chunk(layer, scratch);
+    else stage(layer.leaving(), nullptr);
+  }
+  encode_staged(layer, pool, scratch);
+  drop_old_pages(layer, pool);
 }
 
 void LayerStore::encode_oldest(const LayerInfo& layer, PagePool& pool,
                                AppendScratch& scratch) noexcept {
   const PageFormat& format = layer.format;
-  const int strip = static_cast<int>(n_encoded_ % format.page_size) / kTileRows;
+  const std::int64_t before = n_encoded(0);
+  const int strip = static_cast<int>(before % format.page_size) / kTileRows;
+  const int begin = static_cast<int>(before % kTileRows);
+  const std::int64_t n = kTileRows - begin;
   for (int stream = 0; stream < layer.n_streams(); ++stream) {
-    std::byte* page = writable_page(layer, pool, stream);
+    std::int32_t number = 0;
+    std::byte* page = writable_page(layer, pool, stream, &number);
     const int first = stream * format.span;
     for (int head = 0; head < format.span; head += format.k_span) {
-      encode_tile(layer, scratch, Side::key, first + head, format.k_tile(page, strip, head).tile);
+      encode_tile(layer, scratch, Side::key, recent_, first + head, 0, begin,
+                  format.k_tile(page, strip, head).tile);
     }
     for (int head = 0; head < format.span; head += format.v_span) {
-      encode_tile(layer, scratch, Side::value, first + head, format.v_tile(page, strip, head).tile);
+      encode_tile(layer, scratch, Side::value, recent_, first + head, 0, begin,
+                  format.v_tile(page, strip, head).tile);
     }
+    n_encoded_[static_cast<std::size_t>(stream)] += n;
   }
-  const std::int64_t n = kTileRows - n_encoded_ % kTileRows;
-  recent_.drop_front(n, n_recent_);
+  for (int head = 0; head < layer.shape.n_kv_heads; ++head) recent_.drop_front(head, n, n_recent_);
   n_recent_ -= n;
-  n_encoded_ += n;
 }
 
-std::byte* LayerStore::writable_page(const LayerInfo& layer, PagePool& pool, int stream) noexcept {
+std::byte* LayerStore::writable_page(const LayerInfo& layer, PagePool& pool, int stream,
+                                     std::int32_t* page) noexcept {
   auto& list = pages_[static_cast<std::size_t>(stream)];
-  if (n_encoded_ % layer.format.page_size == 0) {
+  if (n_encoded(stream) % layer.format.page_size == 0) {
     list.push_back(pool.take());
   } else if (pool.is_shared(list.back())) {
     const std::int32_t copy = pool.take();
-    std::memcpy(pool.data(copy), pool.data(list.back()), pool.page_bytes());
+    pool.copy_page(list.back(), copy);
     pool.give_back(list.back());
     list.back() = copy;
   }
+  *page = list.back();
   return pool.data(list.back());
 }
 
 void LayerStore::encode_tile(const LayerInfo& layer, AppendScratch& scratch, Side side,
-                             int first_head, std::byte* out) noexcept {
-  const bool key = side == Side::key;
+                             const RawStore& rows, int first_head, std::int64_t first, int begin,
+                             std::byte* out) const noexcept {
   const int head_dim = layer.shape.head_dim;
-  const AnyCodec& codec = key ? layer.config.k.codec : layer.config.v.codec;
-  const DType type = key ? layer.k_dtype : layer.v_dtype;
-  const int span = key ? layer.format.k_span : layer.format.v_span;
+  const AnyCodec& codec = layer.side(side).codec;
+  const DType type = layer.raw_dtype(side);
+  const int span = side == Side::key ? layer.format.k_span : layer.format.v_span;
   const int width = span * head_dim;
-  const int begin = static_cast<int>(n_encoded_ % kTileRows);
+  const float* values = center(side).values();
   float* x = scratch.rows.data();
   std::fill_n(x, begin * width, 0.0f);
   for (int row = begin; row < kTileRows; ++row) {
     for (int h = 0; h < span; ++h) {
-      const std::byte* from =
-          key ? recent_.k(first_head + h, row - begin) : recent_.v(first_head + h, row - begin);
-      load_clamped(type, from, head_dim, dtype_max(type), x + row * width + h * head_dim);
+      float* to = x + row * width + h * head_dim;
+      load_clamped(type, rows.at(side, first_head + h, first + row - begin), head_dim,
+                   dtype_max(type), to);
+      if (values == nullptr) continue;
+      const float* shift = values + (first_head + h) * head_dim;
+      for (int c = 0; c < head_dim; ++c) to[c] -= shift[c];
     }
   }
   if (begin == 0) {
@@ -203,24 +240,41 @@ void LayerStore::encode_tile(const LayerInfo& layer, AppendScratch& scratch, Sid
 }
 
 bool LayerStore::can_truncate(const LayerInfo& layer, std::int64_t n_tokens) const noexcept {
+  if (layer.stages_rows) {
+    const std::int64_t first_recent = n_tokens_ - n_recent_;
+    return n_tokens >= first_recent || first_recent == n_sink_;
+  }
   const std::int64_t encoded = std::max<std::int64_t>(0, n_tokens - n_sink_);
-  if (encoded >= n_encoded_ || encoded % kTileRows == 0) return true;
+  if (encoded >= n_encoded(0) || encoded % kTileRows == 0) return true;
   return layer.config.k.codec.row_independent() && layer.config.v.codec.row_independent();
 }
 
 void LayerStore::truncate(const LayerInfo& layer, PagePool& pool, std::int64_t n_tokens) noexcept {
-  const std::int64_t page_size = layer.format.page_size;
-  n_sink_ = std::min(n_sink_, n_tokens);
-  const std::int64_t rows = n_tokens - n_sink_;
-  n_encoded_ = std::min(n_encoded_, rows);
-  n_recent_ = rows - n_encoded_;
-  const auto n_pages = static_cast<std::size_t>((n_encoded_ + page_size - 1) / page_size);
-  for (auto& list : pages_) {
-    while (list.size() > n_pages) {
-      pool.give_back(list.back());
-      list.pop_back();
+  const bool nothing_left_window = n_tokens_ == n_sink_ + n_recent_;
+  const bool shorter = n_tokens < n_tokens_;
+  if (layer.stages_rows) {
+    n_recent_ = std::max<std::int64_t>(0, n_recent_ - (n_tokens_ - n_tokens));
+    n_sink_ = std::min(n_sink_, n_tokens);
+  } else {
+    const std::int64_t page_size = layer.format.page_size;
+    n_sink_ = std::min(n_sink_, n_tokens);
+    const std::int64_t rows = n_tokens - n_sink_;
+    const std::int64_t encoded = std::min(n_encoded(0), rows);
+    std::fill(n_encoded_.begin(), n_encoded_.end(), encoded);
+    n_recent_ = rows - encoded;
+    const auto n_pages = static_cast<std::size_t>((encoded + page_size - 1) / page_size);
+    for (auto& list : pages_) {
+      while (list.size() > n_pages) {
+        pool.give_back(list.back());
+        list.pop_back();
+      }
     }
   }
+  n_tokens_ = n_tokens;
+  if (!shorter) return;
+  n_observed_ = 0;
+  observed_.clear();
+  if (nothing_left_window && !prompt_ended_) restart_centers(layer);
 }
 
 void LayerStore::share_pages(PagePool& pool) noexcept {

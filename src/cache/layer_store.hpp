@@ -1,100 +1,75 @@
 // What a cache holds for one layer of one sequence, and the steps that change it.
+//
+// Rows in order of age: sinks; encoded rows; staged rows (kept by a policy, waiting for their tile);
+// recent rows. Layers that keep every row have no staged rows: theirs go from the window into pages,
+// and a tile that a truncation cut is completed in place.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include "kvcodec/cache/cache_config.hpp"
 #include "kvcodec/core/rows.hpp"
-#include "kvcodec/page/page_format.hpp"
 #include "kvcodec/page/page_pool.hpp"
+#include "src/cache/center.hpp"
+#include "src/cache/layer_info.hpp"
+#include "src/cache/raw_store.hpp"
 
 namespace kvcodec {
 
-/// One layer of a cache: what its sequences share.
-struct LayerInfo {
-  HeadShape shape;
-  LayerConfig config;
-  PageFormat format;
-  DType k_dtype = DType::f16;
-  DType v_dtype = DType::f16;
-  std::size_t pool = 0;  ///< index into the cache's pools
-
-  int n_streams() const noexcept { return shape.n_kv_heads / format.span; }
-  /// Newest rows that stay raw when a tile leaves.
-  std::int64_t keep() const noexcept {
-    return std::int64_t{config.n_recent} + config.rollback_rows;
-  }
-  /// Rows the recent window can hold.
-  std::int64_t capacity() const noexcept { return keep() + kTileRows; }
-  /// Encoded rows once `rows` rows (sinks not counted) have been appended, if `encoded` are now.
-  std::int64_t encoded_after(std::int64_t rows, std::int64_t encoded) const noexcept;
+/// What a policy at the prompt decided, before anything is changed.
+struct Judgement {
+  std::int64_t n_rows = 0;      ///< oldest recent rows that were judged
+  std::vector<KeepMask> masks;  ///< [n_kv_heads, n_rows]
+  std::int64_t n_pages = 0;     ///< that carrying it out takes
 };
 
-/// Working memory of appends; one per cache.
-struct AppendScratch {
-  std::vector<float> row;       ///< [head_dim]
-  std::vector<float> rows;      ///< [kTileRows, kMaxTileWidth]
-  std::vector<std::byte> tile;  ///< the largest tile of the cache
-};
-
-/// Raw rows of all heads: [n_kv_heads, capacity, head_dim] per side.
-class RawStore {
- public:
-  RawStore() = default;
-  RawStore(const LayerInfo& layer, std::int64_t capacity);
-
-  std::byte* k(std::int64_t head, std::int64_t row) noexcept { return at(k_, k_bytes_, head, row); }
-  std::byte* v(std::int64_t head, std::int64_t row) noexcept { return at(v_, v_bytes_, head, row); }
-  const std::byte* k(std::int64_t head, std::int64_t row) const noexcept {
-    return const_cast<RawStore*>(this)->k(head, row);
-  }
-  const std::byte* v(std::int64_t head, std::int64_t row) const noexcept {
-    return const_cast<RawStore*>(this)->v(head, row);
-  }
-  /// Drops the first n of n_rows rows of every head.
-  void drop_front(std::int64_t n, std::int64_t n_rows) noexcept;
-  std::int64_t bytes() const noexcept { return static_cast<std::int64_t>(k_.size() + v_.size()); }
-
- private:
-  std::byte* at(std::vector<std::byte>& side, std::size_t row_bytes, std::int64_t head,
-                std::int64_t row) noexcept {
-    return side.data() + static_cast<std::size_t>(head * capacity_ + row) * row_bytes;
-  }
-
-  std::int64_t n_heads_ = 0;
-  std::int64_t capacity_ = 0;
-  std::size_t k_bytes_ = 0;  ///< of one row
-  std::size_t v_bytes_ = 0;
-  std::vector<std::byte> k_;
-  std::vector<std::byte> v_;
-};
-
-/// One layer of one sequence. Tokens in order: sinks, encoded rows, recent rows.
 class LayerStore {
  public:
-  /// Reserves what appends will need for max_tokens, so that they never allocate.
+  /// Reserves what appends will need for max_tokens, so that they allocate only while rows wait
+  /// for the end of the prompt.
   LayerStore(const LayerInfo& layer, std::int64_t max_tokens, std::int32_t page_size);
 
-  std::int64_t n_tokens() const noexcept { return n_sink_ + n_encoded_ + n_recent_; }
+  std::int64_t n_tokens() const noexcept { return n_tokens_; }
   std::int64_t n_sink() const noexcept { return n_sink_; }
-  std::int64_t n_encoded() const noexcept { return n_encoded_; }
   std::int64_t n_recent() const noexcept { return n_recent_; }
+  std::int64_t n_encoded(int stream) const noexcept {
+    return n_encoded_[static_cast<std::size_t>(stream)];
+  }
+  std::int64_t n_kept(const LayerInfo& layer, int head) const noexcept {
+    const std::int64_t staged = layer.stages_rows ? staged_.n(head) : 0;
+    return n_sink_ + n_encoded(head / layer.format.span) + staged + n_recent_;
+  }
   const RawStore& sinks() const noexcept { return sinks_; }
   const RawStore& recent() const noexcept { return recent_; }
+  const StagedRows& staged() const noexcept { return staged_; }
+  const Center& center(Side side) const noexcept {
+    return side == Side::key ? k_center_ : v_center_;
+  }
   const std::vector<std::int32_t>& pages(int stream) const noexcept {
     return pages_[static_cast<std::size_t>(stream)];
   }
   std::int64_t n_pages() const noexcept;
-  std::int64_t table_bytes() const noexcept;
+  std::int64_t window_bytes() const noexcept;
+  std::int64_t table_bytes(const LayerInfo& layer) const noexcept;
 
-  /// Pages that appending n tokens will take.
+  /// Pages that appending n tokens will take, or a little more where a policy decides.
   std::int64_t pages_needed(const LayerInfo& layer, const PagePool& pool,
                             std::int64_t n) const noexcept;
-  /// Appends; the pages must be there. Returns true if a value was clamped.
+  /// Makes room for n tokens in the windows. Throws std::bad_alloc; then nothing has changed.
+  void grow_windows(const LayerInfo& layer, std::int64_t n);
+  /// Appends; pages and room must be there. Returns true if a value was clamped.
   bool append(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch, const AnyRows& k,
-              const AnyRows& v) noexcept;
+              const AnyRows& v);
+
+  /// Adds the attention of the newest tokens' queries; q [n_tokens, n_q_heads, head_dim].
+  void observe(const LayerInfo& layer, const AnyRows& q, float sm_scale);
+  /// What the end of the prompt would do. Throws what the policy throws.
+  Judgement judge_prompt(const LayerInfo& layer, const PagePool& pool) const;
+  /// Throws std::bad_alloc; then nothing has changed.
+  void end_prompt(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch,
+                  const Judgement& judgement);
+
   bool can_truncate(const LayerInfo& layer, std::int64_t n_tokens) const noexcept;
   void truncate(const LayerInfo& layer, PagePool& pool, std::int64_t n_tokens) noexcept;
   /// Adds a user to every page: `this` is a fresh copy of another sequence's store.
@@ -104,19 +79,50 @@ class LayerStore {
   void reserve(std::int64_t n_pages);
 
  private:
+  Center& center(Side side) noexcept { return side == Side::key ? k_center_ : v_center_; }
   bool put_row(const LayerInfo& layer, AppendScratch& scratch, const AnyRows& rows, Side side,
                std::int64_t token) noexcept;
-  void encode_oldest(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch) noexcept;
-  std::byte* writable_page(const LayerInfo& layer, PagePool& pool, int stream) noexcept;
-  void encode_tile(const LayerInfo& layer, AppendScratch& scratch, Side side, int first_head,
-                   std::byte* out) noexcept;
+  void restart_centers(const LayerInfo& layer) noexcept;
+  /// Pages for what leaves the window when n more rows have come and nothing else holds them back.
+  std::int64_t pages_for_leaving(const LayerInfo& layer, const PagePool& pool,
+                                 std::int64_t n) const noexcept;
+  /// Whether rows may leave the window at all now.
+  bool may_leave(const LayerInfo& layer) const noexcept;
+  /// Lets rows leave the window that have to.
+  void settle(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch);
 
+  // Layers that keep every row.
+  void encode_oldest(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch) noexcept;
+
+  // Layers with staged rows (layer_store_staged.cpp).
+  void judge_chunk(const LayerInfo& layer, AppendScratch& scratch);
+  /// Moves the n oldest recent rows to the staged ones as `masks` [n_kv_heads, n] say; null: all.
+  void stage(std::int64_t n, const KeepMask* masks) noexcept;
+  void load_judged(const LayerInfo& layer, int head, std::int64_t n, float* k, float* v) const;
+  void encode_staged(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch);
+  void drop_old_pages(const LayerInfo& layer, PagePool& pool) noexcept;
+
+  // Encoding, for both.
+  std::byte* writable_page(const LayerInfo& layer, PagePool& pool, int stream,
+                           std::int32_t* page) noexcept;
+  /// Encodes the tile that begins at row `first` of `rows`, which is its row `begin`.
+  void encode_tile(const LayerInfo& layer, AppendScratch& scratch, Side side, const RawStore& rows,
+                   int first_head, std::int64_t first, int begin, std::byte* out) const noexcept;
+
+  std::int64_t n_tokens_ = 0;
   std::int64_t n_sink_ = 0;
-  std::int64_t n_encoded_ = 0;
   std::int64_t n_recent_ = 0;
+  bool prompt_ended_ = false;
+  std::vector<std::int64_t> n_encoded_;  ///< per stream
   RawStore sinks_;
   RawStore recent_;
+  StagedRows staged_;
+  Center k_center_, v_center_;
   std::vector<std::vector<std::int32_t>> pages_;  ///< per stream
+
+  // What was observed of the prompt's attention.
+  std::int64_t n_observed_ = 0;             ///< queries
+  std::vector<std::vector<float>> observed_;  ///< per query head, per recent row
 };
 
 }  // namespace kvcodec

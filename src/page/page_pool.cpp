@@ -1,6 +1,8 @@
 // Pages with counts of users.
 #include "kvcodec/page/page_pool.hpp"
 
+#include <algorithm>
+#include <cstring>
 #include <limits>
 #include <new>
 #include <numeric>
@@ -34,11 +36,20 @@ std::byte* allocate(std::size_t page_bytes, std::int64_t n_pages) {
 
 void PagePool::Free::operator()(std::byte* p) const noexcept { ::operator delete[](p, kAlignment); }
 
-PagePool::PagePool(std::size_t page_bytes, std::int64_t n_pages)
-    : page_bytes_(page_bytes), memory_(allocate(page_bytes, n_pages)) {
+PagePool::PagePool(std::size_t page_bytes, std::int64_t n_pages, std::int32_t listed_rows)
+    : page_bytes_(page_bytes), listed_rows_(listed_rows), memory_(allocate(page_bytes, n_pages)) {
+  positions_.resize(static_cast<std::size_t>(n_pages * listed_rows));
+  masks_.resize(static_cast<std::size_t>(n_pages * listed_rows));
   users_.assign(static_cast<std::size_t>(n_pages), 0);
   free_.resize(static_cast<std::size_t>(n_pages));
   std::iota(free_.rbegin(), free_.rend(), 0);
+}
+
+void PagePool::copy_page(std::int32_t from, std::int32_t to) noexcept {
+  std::memcpy(data(to), data(from), page_bytes_);
+  if (listed_rows_ == 0) return;
+  std::copy_n(positions(from), listed_rows_, positions(to));
+  std::copy_n(masks(from), listed_rows_, masks(to));
 }
 
 std::int32_t PagePool::take() noexcept {

@@ -24,13 +24,18 @@ struct ViewBuffers {
   std::vector<std::int32_t> last_page_len;
   std::vector<std::int32_t> first_pos;
   std::vector<RawRows> sinks;
+  std::vector<RawRows> kept;
   std::vector<RawRows> recent;
+  std::vector<float> k_center;
+  std::vector<float> v_center;
 };
 
 /// Sequences of tokens, each with K and V rows per layer and KV head.
 ///
 /// A row's way: transform, then the window (its first n_sink rows stay, the newest n_recent rows
-/// wait), then the codec, 64 rows at a time, into pages. The token at index i has position i.
+/// wait), then the policy, which evicts it or not, then the codec, 64 rows at a time, into pages. The
+/// token at index i has position i, evicted ones included. Layers with a policy need codecs that do
+/// not share scales between heads.
 ///
 /// Guarantees: appending n tokens at once leaves the same bytes as appending them one by one; a
 /// call that throws or returns another status than ok changes nothing; closing a sequence gives
@@ -66,15 +71,31 @@ class Cache {
   /// The same without exceptions.
   Status try_append(SeqId seq, std::int32_t layer, const AnyRows& k, const AnyRows& v) noexcept;
 
+  /// Adds to what policies know: the attention that the newest q.n_tokens tokens pay to all tokens
+  /// before them and to themselves. For policies at the prompt, after these tokens were appended:
+  /// observed_rows(layer) tokens in all, in order, in one call or several.
+  ///
+  /// q [n_tokens, n_q_heads, head_dim], any strides, after position encoding; sm_scale > 0. Does
+  /// nothing for layers whose policy does not observe. Throws invalid_argument, std::bad_alloc.
+  void observe(SeqId seq, std::int32_t layer, const AnyRows& q, float sm_scale);
+  /// Newest tokens of the prompt whose attention the layer's policy wants to know; 0: none.
+  std::int32_t observed_rows(std::int32_t layer) const;
+  /// Declares the prompt of a sequence complete: policies at the prompt judge now, in all layers.
+  /// A second call does nothing. Throws invalid_argument, out_of_pages, std::bad_alloc or what the
+  /// policy throws; then nothing was changed.
+  void end_prompt(SeqId seq);
+
   /// Takes back the newest tokens of every layer, so that n_tokens remain.
   ///
   /// Exact for tokens still in the window and for codecs with independent rows. Returns
   /// invalid_argument if a layer has fewer tokens, cannot_truncate if a codec that mixes rows
-  /// would have to cut a tile.
+  /// would have to cut a tile, or a policy has judged a token to be taken back.
   Status truncate(SeqId seq, std::int64_t n_tokens) noexcept;
 
-  /// Tokens in one layer of a sequence. Throws invalid_argument.
+  /// Tokens appended to one layer of a sequence. Throws invalid_argument.
   std::int64_t n_tokens(SeqId seq, std::int32_t layer = 0) const;
+  /// Tokens of one KV head that are still there. Throws invalid_argument.
+  std::int64_t n_kept(SeqId seq, std::int32_t layer, std::int32_t kv_head) const;
   /// Whether a NaN, an infinity or a value beyond the raw storage type was ever appended to the
   /// sequence. Throws invalid_argument.
   bool has_clamped(SeqId seq) const;

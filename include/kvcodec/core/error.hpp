@@ -45,6 +45,7 @@ enum class Status {
   invalid_argument,  ///< a size, index or pointer is outside its documented range
   unsupported,       ///< this codec or shape has no implementation
   out_of_pages,      ///< the pool is exhausted; nothing changed
+  out_of_memory,     ///< memory for raw rows could not be had; close the sequence
   cannot_truncate,  ///< rows to be restored were encoded by a codec that mixes rows; nothing changed
 };
 
@@ -55,8 +56,9 @@ constexpr const char* to_string(Status s) noexcept {
     case Status::invalid_argument: return "invalid argument";
     case Status::unsupported: return "unsupported codec or shape";
     case Status::out_of_pages: return "the page pool is exhausted";
+    case Status::out_of_memory: return "memory could not be had";
     case Status::cannot_truncate:
-      return "the rows to restore were encoded together with rows that are dropped";
+      return "rows to be dropped were encoded together with others, or judged by a policy";
   }
   return "unknown status";
 }

@@ -53,6 +53,12 @@ struct PolicyRows {
 ///   p.select(rows, keep)  writes keep[n_rows]; may allocate. Streaming policies keep the same number
 ///                         of rows in every head, with masks 0 or kKeptByAll
 ///
+/// and, where they apply:
+///
+///   P::per_query_head     true: masks may differ from 0 and kKeptByAll
+///   p.newest_rows()       encoded rows older than so many newest tokens are dropped as well, a page
+///                         at a time
+///
 /// Ties go to the lower position. Results depend on the rows alone.
 template <class P>
 concept Policy = std::is_trivially_copyable_v<P> && sizeof(P) <= 32 &&
@@ -67,6 +73,12 @@ concept Policy = std::is_trivially_copyable_v<P> && sizeof(P) <= 32 &&
   { p.observed_rows() } -> std::same_as<std::int32_t>;
   { p.select(rows, keep) } -> std::same_as<void>;
 };
+
+template <Policy P>
+constexpr bool is_per_query_head() noexcept {
+  if constexpr (requires { P::per_query_head; }) return P::per_query_head;
+  else return false;
+}
 
 /// A policy chosen at run time, by value; empty: every row stays.
 class AnyPolicy {
@@ -83,6 +95,14 @@ class AnyPolicy {
   std::int32_t chunk_rows() const noexcept { return functions_->chunk_rows(value_); }
   std::int32_t lookahead_rows() const noexcept { return functions_->lookahead_rows(value_); }
   std::int32_t observed_rows() const noexcept { return functions_->observed_rows(value_); }
+  /// Whether query heads of a group may keep different rows.
+  bool per_query_head() const noexcept { return functions_ != nullptr && functions_->per_query_head; }
+  /// 0: rows stay however old they are.
+  std::int64_t newest_rows() const noexcept {
+    return functions_ == nullptr || functions_->newest_rows == nullptr
+               ? 0
+               : functions_->newest_rows(value_);
+  }
   void select(const PolicyRows& rows, std::span<KeepMask> keep) const {
     functions_->select(value_, rows, keep);
   }
@@ -100,6 +120,8 @@ class AnyPolicy {
     std::int32_t (*chunk_rows)(const void*);
     std::int32_t (*lookahead_rows)(const void*);
     std::int32_t (*observed_rows)(const void*);
+    bool per_query_head;
+    std::int64_t (*newest_rows)(const void*);
     void (*select)(const void*, const PolicyRows&, std::span<KeepMask>);
   };
 
@@ -109,11 +131,22 @@ class AnyPolicy {
   }
 
   template <Policy P>
+  static constexpr auto newest_rows_of() -> std::int64_t (*)(const void*) {
+    if constexpr (requires(const P p) { p.newest_rows(); }) {
+      return [](const void* p) { return std::int64_t{of<P>(p).newest_rows()}; };
+    } else {
+      return nullptr;
+    }
+  }
+
+  template <Policy P>
   static constexpr Functions functions_of = {
       [](const void* p) { return of<P>(p).name(); },
       [](const void* p) { return of<P>(p).chunk_rows(); },
       [](const void* p) { return of<P>(p).lookahead_rows(); },
       [](const void* p) { return of<P>(p).observed_rows(); },
+      is_per_query_head<P>(),
+      newest_rows_of<P>(),
       [](const void* p, const PolicyRows& rows, std::span<KeepMask> keep) {
         of<P>(p).select(rows, keep);
       }};
