@@ -48,6 +48,10 @@ bool Case::has_array(const std::string& array_name) const noexcept {
   return false;
 }
 
+bool Case::has_parameter(const std::string& key) const noexcept {
+  return json_.contains("parameters") && json_["parameters"].contains(key);
+}
+
 std::vector<std::string> Case::arrays_of(const std::string& role) const {
   std::vector<std::string> names;
   for (const json& a : json_["arrays"]) {

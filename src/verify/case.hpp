@@ -44,6 +44,9 @@ class Case {
     return value<T>("checks", key);
   }
 
+  /// Whether the case names that parameter.
+  bool has_parameter(const std::string& key) const noexcept;
+
   /// The numbers behind the word "absolute" in the tolerance that applies to `array_name`:
   /// one, or one per layer. Throws corrupt_data if there is none.
   std::vector<double> absolute_tolerances(const std::string& array_name) const;

@@ -26,6 +26,13 @@ constexpr std::array kRunners = {
     Entry{"attention", "d", run_attention_decode},
     Entry{"realistic-kv", "", run_realistic_kv},
     Entry{"hadamard", "", run_hadamard},
+    Entry{"lagkv-inputs", "", run_lagkv_inputs},
+    Entry{"lagkv-oneshot", "lengths", run_lagkv_lengths},
+    Entry{"lagkv-oneshot", "threshold", run_lagkv_threshold},
+    Entry{"lagkv-oneshot", "constant-channel", run_lagkv_constant},
+    Entry{"lagkv-oneshot", "", run_lagkv_oneshot},
+    Entry{"kvpress-scores", "short-prompt", run_kvpress_short},
+    Entry{"kvpress-scores", "", run_kvpress_scores},
 };
 
 const Entry* runner_of(const Case& c) noexcept {

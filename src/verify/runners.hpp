@@ -15,5 +15,12 @@ std::string run_attention_merge(const Case& c);
 std::string run_attention_ones(const Case& c);
 std::string run_realistic_kv(const Case& c);
 std::string run_hadamard(const Case& c);
+std::string run_lagkv_inputs(const Case& c);
+std::string run_lagkv_oneshot(const Case& c);
+std::string run_lagkv_lengths(const Case& c);
+std::string run_lagkv_threshold(const Case& c);
+std::string run_lagkv_constant(const Case& c);
+std::string run_kvpress_scores(const Case& c);
+std::string run_kvpress_short(const Case& c);
 
 }  // namespace kvcodec::golden

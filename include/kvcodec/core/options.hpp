@@ -32,6 +32,17 @@ inline bool parse_float(const std::string& text, float low, float high, float& o
   return true;
 }
 
+/// The same for f64, for numbers whose f64 product with a count is rounded down.
+inline bool parse_double(const std::string& text, double low, double high, double& out) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (text.empty() || end != text.c_str() + text.size() || !(value >= low && value <= high)) {
+    return false;
+  }
+  out = value;
+  return true;
+}
+
 /// Parses the whole of `text` as an integer in low..high. Returns false and leaves `out` otherwise.
 inline bool parse_int(const std::string& text, long low, long high, long& out) {
   char* end = nullptr;
@@ -42,6 +53,16 @@ inline bool parse_int(const std::string& text, long low, long high, long& out) {
   }
   out = value;
   return true;
+}
+
+/// Shortest text that parses back to the same double.
+inline std::string format_double(double value) {
+  char text[32];
+  for (int digits = 1; digits <= 17; ++digits) {
+    std::snprintf(text, sizeof text, "%.*g", digits, value);
+    if (std::strtod(text, nullptr) == value) break;
+  }
+  return text;
 }
 
 /// Shortest text that parses back to the same float.
