@@ -16,8 +16,8 @@ Center::Center(const LayerInfo& layer, Side side) : head_dim_(layer.shape.head_d
     return;
   }
   sums_.resize(values_.size());
-  n_needed_ = config.center.n_rows;
-  ready_ = false;
+  n_rows_ = config.center.n_rows;
+  restart();
 }
 
 void Center::add(std::int64_t head, const float* x) noexcept {
@@ -33,6 +33,7 @@ void Center::count_row() noexcept {
 
 void Center::finish() noexcept {
   if (ready_) return;
+  n_needed_ = std::min(n_needed_, n_seen_);
   for (std::size_t i = 0; i < values_.size(); ++i) {
     values_[i] = n_seen_ == 0 ? 0.0f : static_cast<float>(sums_[i] / static_cast<double>(n_seen_));
   }
@@ -42,6 +43,7 @@ void Center::finish() noexcept {
 void Center::restart() noexcept {
   if (sums_.empty()) return;
   std::fill(sums_.begin(), sums_.end(), 0.0);
+  n_needed_ = n_rows_;
   n_seen_ = 0;
   ready_ = false;
 }

@@ -2,6 +2,7 @@
 #include "src/cache/layer_store.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 namespace kvcodec {
@@ -13,7 +14,12 @@ LayerStore::LayerStore(const LayerInfo& layer, std::int64_t max_tokens, std::int
       k_center_(layer, Side::key),
       v_center_(layer, Side::value),
       pages_(static_cast<std::size_t>(layer.n_streams())) {
-  if (layer.stages_rows) staged_ = StagedRows(layer, kTileRows - 1 + layer.leaving());
+  const std::int64_t centered = std::min(max_tokens, n_centered() + layer.keep());
+  if (n_centered() > 0 && centered > recent_.capacity()) recent_.resize(centered, 0);
+  if (layer.stages_rows) {
+    const std::int64_t waiting = std::max(layer.leaving(), recent_.capacity() - layer.keep());
+    staged_ = StagedRows(layer, kTileRows - 1 + waiting);
+  }
   reserve((max_tokens + page_size - 1) / page_size);
 }
 
@@ -42,16 +48,18 @@ std::int64_t LayerStore::table_bytes(const LayerInfo& layer) const noexcept {
          k_center_.bytes() + v_center_.bytes() + per_page * n_pages();
 }
 
-bool LayerStore::may_leave(const LayerInfo& layer) const noexcept {
-  if (layer.judges_at_prompt() && !prompt_ended_) return false;
-  return k_center_.ready() && v_center_.ready();
+bool LayerStore::may_leave(const LayerInfo& layer, std::int64_t n) const noexcept {
+  if (prompt_ended_) return true;
+  // Rows that a center is the mean of must not be taken back once something was encoded with it;
+  // those that a truncation may always take back come on top.
+  return !layer.judges_at_prompt() &&
+         (n_centered() == 0 || n_rows() + n >= n_centered() + layer.keep());
 }
 
 std::int64_t LayerStore::pages_needed(const LayerInfo& layer, const PagePool& pool,
                                       std::int64_t n) const noexcept {
-  if (layer.judges_at_prompt() && !prompt_ended_) return 0;
   const std::int64_t to_recent = std::max<std::int64_t>(0, n - (layer.config.n_sink - n_sink_));
-  if (std::max(k_center_.n_missing(), v_center_.n_missing()) > to_recent) return 0;
+  if (!may_leave(layer, to_recent)) return 0;
   return pages_for_leaving(layer, pool, to_recent);
 }
 
@@ -79,23 +87,11 @@ std::int64_t LayerStore::pages_for_leaving(const LayerInfo& layer, const PagePoo
 }
 
 void LayerStore::grow_windows(const LayerInfo& layer, std::int64_t n) {
+  if (!layer.judges_at_prompt() || prompt_ended_) return;
   const std::int64_t to_recent = std::max<std::int64_t>(0, n - (layer.config.n_sink - n_sink_));
-  const std::int64_t all = n_recent_ + to_recent;
-  std::int64_t rows = layer.capacity();
-  if (layer.judges_at_prompt() && !prompt_ended_) {
-    rows = std::max(rows, all);
-  } else {
-    const std::int64_t missing = std::max(k_center_.n_missing(), v_center_.n_missing());
-    rows = std::max(rows, std::min(all, n_recent_ + missing));
-  }
-  if (rows > recent_.capacity()) {
-    recent_.resize(std::max(rows, std::min(2 * recent_.capacity(), all)), n_recent_);
-  }
-  // What waited for a center leaves at once; what waits for the end of the prompt, then.
-  if (layer.stages_rows && !(layer.judges_at_prompt() && !prompt_ended_)) {
-    const std::int64_t staged = kTileRows - 1 + std::max(rows, recent_.capacity());
-    if (staged > staged_.rows().capacity()) staged_.resize(staged);
-  }
+  // A function of the number of rows alone, however they came.
+  const auto rows = std::bit_ceil(static_cast<std::uint64_t>(n_recent_ + to_recent));
+  recent_.resize(std::max(recent_.capacity(), static_cast<std::int64_t>(rows)), n_recent_);
 }
 
 bool LayerStore::append(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch,
@@ -155,7 +151,7 @@ void LayerStore::restart_centers(const LayerInfo& layer) noexcept {
 }
 
 void LayerStore::settle(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch) {
-  if (!may_leave(layer)) return;
+  if (!may_leave(layer, 0)) return;
   if (!layer.stages_rows) {
     const std::int64_t target = layer.encoded_after(n_encoded(0) + n_recent_, n_encoded(0));
     while (n_encoded(0) < target) encode_oldest(layer, pool, scratch);
@@ -240,17 +236,17 @@ void LayerStore::encode_tile(const LayerInfo& layer, AppendScratch& scratch, Sid
 }
 
 bool LayerStore::can_truncate(const LayerInfo& layer, std::int64_t n_tokens) const noexcept {
+  const bool all_raw = n_rows() == n_recent_;
+  const std::int64_t rows = std::max<std::int64_t>(0, n_tokens - n_sink_);
+  if (n_tokens < n_tokens_ && !all_raw && rows > 0 && rows < n_centered()) return false;
   if (layer.stages_rows) {
-    const std::int64_t first_recent = n_tokens_ - n_recent_;
-    return n_tokens >= first_recent || first_recent == n_sink_;
+    return n_tokens >= n_tokens_ - n_recent_ || all_raw;
   }
-  const std::int64_t encoded = std::max<std::int64_t>(0, n_tokens - n_sink_);
-  if (encoded >= n_encoded(0) || encoded % kTileRows == 0) return true;
+  if (rows >= n_encoded(0) || rows % kTileRows == 0) return true;
   return layer.config.k.codec.row_independent() && layer.config.v.codec.row_independent();
 }
 
 void LayerStore::truncate(const LayerInfo& layer, PagePool& pool, std::int64_t n_tokens) noexcept {
-  const bool nothing_left_window = n_tokens_ == n_sink_ + n_recent_;
   const bool shorter = n_tokens < n_tokens_;
   if (layer.stages_rows) {
     n_recent_ = std::max<std::int64_t>(0, n_recent_ - (n_tokens_ - n_tokens));
@@ -274,7 +270,7 @@ void LayerStore::truncate(const LayerInfo& layer, PagePool& pool, std::int64_t n
   if (!shorter) return;
   n_observed_ = 0;
   observed_.clear();
-  if (nothing_left_window && !prompt_ended_) restart_centers(layer);
+  if (n_rows() == n_recent_ && !prompt_ended_) restart_centers(layer);
 }
 
 void LayerStore::share_pages(PagePool& pool) noexcept {

@@ -86,8 +86,13 @@ class LayerStore {
   /// Pages for what leaves the window when n more rows have come and nothing else holds them back.
   std::int64_t pages_for_leaving(const LayerInfo& layer, const PagePool& pool,
                                  std::int64_t n) const noexcept;
-  /// Whether rows may leave the window at all now.
-  bool may_leave(const LayerInfo& layer) const noexcept;
+  /// Whether rows may leave the window at all, with n rows more than now.
+  bool may_leave(const LayerInfo& layer, std::int64_t n) const noexcept;
+  /// Rows that centers are the mean of.
+  std::int64_t n_centered() const noexcept {
+    return std::max(k_center_.n_needed(), v_center_.n_needed());
+  }
+  std::int64_t n_rows() const noexcept { return n_tokens_ - n_sink_; }
   /// Lets rows leave the window that have to.
   void settle(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch);
 

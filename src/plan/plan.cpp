@@ -6,12 +6,15 @@
 
 #include "kvcodec/codec/make_codec.hpp"
 #include "kvcodec/core/options.hpp"
+#include "kvcodec/policy/builtin.hpp"
 #include "kvcodec/transform/builtin.hpp"
 
 namespace kvcodec {
 namespace {
 
-constexpr const char* kKeys = "k, v, kv, sink, recent, rollback, kraw, vraw, raw, page";
+constexpr const char* kKeys =
+    "k, v, kv, sink, recent, flush, rollback, policy, kraw, vraw, raw, page";
+constexpr const char* kMeanHelp = "n<rows>: 1..1000000 (default 256)";
 
 [[noreturn]] void fail(const std::string& what) { throw invalid_argument("plan: " + what); }
 
@@ -37,12 +40,30 @@ DType parse_dtype(const std::string& key, const std::string& value) {
   fail(key + " = \"" + value + "\", allowed: f32, f16, bf16");
 }
 
+/// Sets the center of a side from "mean[:n<rows>]"; false if the part is something else.
+bool set_center(SideConfig& side, const std::string& part) {
+  const std::size_t colon = part.find(':');
+  if (part.substr(0, colon) != "mean") return false;
+  if (side.center.kind != Centering::Kind::none) fail("\"mean\" stands twice in one side");
+  side.center.kind = Centering::Kind::prompt;
+  if (colon == std::string::npos) return true;
+  const std::string options = part.substr(colon + 1);
+  long n = 0;
+  if (options.empty() || options[0] != 'n' || !parse_int(options.substr(1), 1, 1000000, n)) {
+    throw invalid_argument(bad_value("mean", "options", options, kMeanHelp));
+  }
+  side.center.n_rows = static_cast<std::int32_t>(n);
+  return true;
+}
+
 void set_side(SideConfig& side, const std::string& value) {
   std::vector<std::string> parts = split_options(value, '+');
   if (parts.empty()) parts.emplace_back();
   side.transform = {};
+  side.center = {};
   for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
-    side.transform.append(make_transform(trim(parts[i])));
+    const std::string part = trim(parts[i]);
+    if (!set_center(side, part)) side.transform.append(make_transform(part));
   }
   side.codec = make_codec(trim(parts.back()));
 }
@@ -54,7 +75,9 @@ void set_key(CacheConfig& config, LayerConfig& layer, const std::string& key,
   if (key == "kraw" || key == "raw") layer.k.raw_dtype = parse_dtype(key, value);
   if (key == "vraw" || key == "raw") layer.v.raw_dtype = parse_dtype(key, value);
   if (key == "sink") layer.n_sink = parse_count(key, value, 0, 65536);
-  if (key == "recent") layer.n_recent = parse_count(key, value, 1, 65536);
+  if (key == "recent") layer.n_recent = parse_count(key, value, 0, 65536);
+  if (key == "flush") layer.flush_rows = parse_count(key, value, kTileRows, 65536);
+  if (key == "policy") layer.policy = make_policy(value);
   if (key == "rollback") layer.rollback_rows = parse_count(key, value, 0, 65536);
   if (key == "page") config.page_size = parse_count(key, value, kTileRows, 65536);
 }
@@ -145,13 +168,20 @@ void apply_json(CacheConfig& config, const std::string& plan) {
 }
 
 std::string side_text(const SideConfig& side) {
-  return (side.transform.is_identity() ? "" : side.transform.name() + "+") + side.codec.name();
+  std::string text;
+  if (side.center.kind == Centering::Kind::prompt) {
+    text += "mean:n" + std::to_string(side.center.n_rows) + "+";
+  }
+  if (!side.transform.is_identity()) text += side.transform.name() + "+";
+  return text + side.codec.name();
 }
 
 std::string layer_text(const LayerConfig& layer) {
   std::string text = "k=" + side_text(layer.k) + ",v=" + side_text(layer.v) +
                      ",recent=" + std::to_string(layer.n_recent) +
                      ",sink=" + std::to_string(layer.n_sink);
+  if (layer.flush_rows != kTileRows) text += ",flush=" + std::to_string(layer.flush_rows);
+  if (layer.policy) text += ",policy=" + layer.policy.name();
   if (layer.rollback_rows != 0) text += ",rollback=" + std::to_string(layer.rollback_rows);
   if (layer.k.raw_dtype) text += std::string(",kraw=") + to_string(*layer.k.raw_dtype);
   if (layer.v.raw_dtype) text += std::string(",vraw=") + to_string(*layer.v.raw_dtype);
@@ -208,6 +238,10 @@ std::string plan_help() {
   text += "transforms (in front of a codec, with +):\n";
   BuiltinTransforms::for_each(
       [&]<class T>() { text += std::string("  ") + T::family + "  " + T::options_help + "\n"; });
+  text += std::string("  mean  channel mean of the first rows, removed exactly; ") + kMeanHelp + "\n";
+  text += "policies (policy=...):\n  none  every token stays\n";
+  BuiltinPolicies::for_each(
+      [&]<class P>() { text += std::string("  ") + P::family + "  " + P::options_help + "\n"; });
   return text + "keys: " + kKeys + "\n";
 }
 

@@ -69,7 +69,8 @@ std::vector<float> raw_values(const void* data, DType type, std::int64_t n) {
 }
 
 // Token t is in the window exactly where the configuration says: first sinks, then encoded rows in
-// whole tiles, then at least n_recent (+ rollback) and fewer than 64 more recent rows.
+// whole tiles, then at least n_recent (+ rollback) and fewer than flush_rows more recent rows, unless
+// rows wait for a center.
 TEST_P(CacheLaws, WindowHoldsWhatTheConfigurationSays) {
   const Tokens tokens(GetParam().shape, kTokens, 7);
   Cache cache = GetParam().make(kTokens);
@@ -81,7 +82,13 @@ TEST_P(CacheLaws, WindowHoldsWhatTheConfigurationSays) {
     ViewBuffers buffers;
     const KvView view = cache.view(0, {&seq, 1}, buffers);
     const std::int64_t sinks = std::min<std::int64_t>(n, config.n_sink);
-    const std::int64_t encoded = std::max<std::int64_t>(0, (n - sinks - keep) / 64 * 64);
+    const std::int64_t whole = (n - sinks - keep) / config.flush_rows * config.flush_rows;
+    std::int64_t centered = 0;
+    for (const Centering& c : {config.k.center, config.v.center}) {
+      if (c.kind == Centering::Kind::prompt) centered = std::max<std::int64_t>(centered, c.n_rows);
+    }
+    const bool waits = centered > 0 && n - sinks < centered + keep;
+    const std::int64_t encoded = waits ? 0 : std::max<std::int64_t>(0, whole);
     ASSERT_EQ(view.sinks[0].n_rows, sinks);
     ASSERT_EQ(view.encoded_rows(0), encoded);
     ASSERT_EQ(view.recent[0].n_rows, n - sinks - encoded);

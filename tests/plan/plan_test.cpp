@@ -110,7 +110,7 @@ TEST(Plan, MessagesListWhatExists) {
   EXPECT_TRUE(
       contains(refusal("kv=nqkv,sinks=3"), {"\"sinks\"", "sink", "recent", "page", "kraw"}));
   EXPECT_TRUE(contains(refusal("kv=nqkv,sink"), {"\"sink\"", "key=value", "rollback"}));
-  EXPECT_TRUE(contains(refusal("kv=nqkv,recent=0"), {"recent", "\"0\"", "1..65536"}));
+  EXPECT_TRUE(contains(refusal("kv=nqkv,recent=-1"), {"recent", "\"-1\"", "0..65536"}));
   EXPECT_TRUE(contains(refusal("kv=nqkv,sink=-1"), {"sink", "\"-1\"", "0..65536"}));
   EXPECT_TRUE(contains(refusal("kv=nqkv,sink=3x"), {"\"3x\""}));
   EXPECT_TRUE(contains(refusal("kv=nqkv,sink="), {"sink", "\"\""}));

@@ -20,11 +20,24 @@ struct HeadRows {
   std::vector<float> k;
   std::vector<float> v;
   std::vector<std::int32_t> pos;
+  std::vector<KeepMask> mask;
 
-  void add(const float* key, const float* value, std::int32_t head_dim, std::int32_t position) {
+  void add(const float* key, const float* value, std::int32_t head_dim, std::int32_t position,
+           KeepMask kept_by = kKeptByAll) {
     k.insert(k.end(), key, key + head_dim);
     v.insert(v.end(), value, value + head_dim);
     pos.push_back(position);
+    mask.push_back(kept_by);
+  }
+
+  /// The rows that query head `g` of the group sees.
+  HeadRows seen_by(int g, std::int32_t head_dim) const {
+    HeadRows seen;
+    for (std::size_t r = 0; r < pos.size(); ++r) {
+      const std::size_t at = r * static_cast<std::size_t>(head_dim);
+      if (((mask[r] >> g) & 1) != 0) seen.add(k.data() + at, v.data() + at, head_dim, pos[r]);
+    }
+    return seen;
   }
 };
 
@@ -37,14 +50,27 @@ inline void add_raw(HeadRows& to, const KvView& view, const RawRows& raw) {
       k[static_cast<std::size_t>(c)] = load_value(view.k_raw_dtype, raw.k, r * raw.row_stride + c);
       v[static_cast<std::size_t>(c)] = load_value(view.v_raw_dtype, raw.v, r * raw.row_stride + c);
     }
-    to.add(k.data(), v.data(), d, raw.first_pos + r);
+    to.add(k.data(), v.data(), d, raw.pos != nullptr ? raw.pos[r] : raw.first_pos + r,
+           raw.mask != nullptr ? raw.mask[r] : kKeptByAll);
   }
+}
+
+/// x + center of the head; null: nothing is added.
+inline std::vector<float> uncentered(const float* x, const float* centers, std::int64_t head,
+                                     std::int32_t head_dim) {
+  std::vector<float> y(x, x + head_dim);
+  if (centers == nullptr) return y;
+  for (std::int32_t c = 0; c < head_dim; ++c) {
+    y[static_cast<std::size_t>(c)] += centers[head * head_dim + c];
+  }
+  return y;
 }
 
 /// Decodes everything that sequence `seq` holds for one KV head.
 inline HeadRows decoded_rows(const KvView& view, std::int64_t seq, std::int32_t head) {
   HeadRows rows;
   const PageFormat& f = view.format;
+  const std::int64_t raw = seq * view.shape.n_kv_heads + head;
   const std::int64_t stream = seq * view.n_streams_per_seq() + head / f.span;
   const std::int64_t n = view.encoded_rows(stream);
   std::vector<float> k(static_cast<std::size_t>(kTileRows * f.k_span * f.head_dim));
@@ -56,17 +82,21 @@ inline HeadRows decoded_rows(const KvView& view, std::int64_t seq, std::int32_t 
     const auto kt = f.k_tile(base, slot / kTileRows, head % f.span);
     const auto vt = f.v_tile(base, slot / kTileRows, head % f.span);
     if (slot % kTileRows == 0) {
-      view.k_codec.decode_tile(Side::key, f.head_dim, kt.tile, k.data());
-      view.v_codec.decode_tile(Side::value, f.head_dim, vt.tile, v.data());
+      view.k_codec_of(seq, head).decode_tile(Side::key, f.head_dim, kt.tile, k.data());
+      view.v_codec_of(seq, head).decode_tile(Side::value, f.head_dim, vt.tile, v.data());
     }
+    const std::int64_t at = std::int64_t{page} * f.page_size + slot;
     const std::int32_t pos =
         view.slot_pos != nullptr
-            ? view.slot_pos[std::int64_t{page} * f.page_size + slot]
+            ? view.slot_pos[at]
             : (view.first_pos != nullptr ? view.first_pos[stream] : 0) + static_cast<int>(row);
-    rows.add(k.data() + (slot % kTileRows * f.k_span + kt.head) * f.head_dim,
-             v.data() + (slot % kTileRows * f.v_span + vt.head) * f.head_dim, f.head_dim, pos);
+    const float* key = k.data() + (slot % kTileRows * f.k_span + kt.head) * f.head_dim;
+    const float* value = v.data() + (slot % kTileRows * f.v_span + vt.head) * f.head_dim;
+    rows.add(uncentered(key, view.k_center, raw, f.head_dim).data(),
+             uncentered(value, view.v_center, raw, f.head_dim).data(), f.head_dim, pos,
+             view.slot_mask != nullptr ? view.slot_mask[at] : kKeptByAll);
   }
-  const std::int64_t raw = seq * view.shape.n_kv_heads + head;
+  if (view.kept != nullptr) add_raw(rows, view, view.kept[raw]);
   if (view.sinks != nullptr) add_raw(rows, view, view.sinks[raw]);
   if (view.recent != nullptr) add_raw(rows, view, view.recent[raw]);
   return rows;
@@ -148,12 +178,13 @@ inline Expected reference(const KvView& view, const QueryBatch& batch,
         for (std::int32_t i = 0; i < shape.gqa_group(); ++i) {
           const std::int32_t q_head = head * shape.gqa_group() + i;
           const std::int64_t row = t * shape.n_q_heads + q_head;
+          const HeadRows seen = rows.seen_by(i, shape.head_dim);
           const double sink = options.sink_logits != nullptr
                                   ? static_cast<double>(options.sink_logits[q_head])
                                   : -std::numeric_limits<double>::infinity();
           want.lse[static_cast<std::size_t>(row)] = reference_attend(
-              shape.head_dim, static_cast<std::int64_t>(rows.pos.size()), batch.q.data() + row * d,
-              rows.k.data(), rows.v.data(), d, rows.pos.data(),
+              shape.head_dim, static_cast<std::int64_t>(seen.pos.size()), batch.q.data() + row * d,
+              seen.k.data(), seen.v.data(), d, seen.pos.data(),
               batch.pos[static_cast<std::size_t>(t)], options, sink, want.out.data() + row * d);
         }
       }

@@ -1,6 +1,7 @@
 // What the property tests of the container share: tokens, layer settings, contents of a cache.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -67,6 +68,11 @@ inline std::vector<std::byte> contents(const Cache& cache, SeqId seq, std::int32
     for (std::int64_t row = 0; row < n; row += kTileRows) {
       const std::byte* base = view.page_data(view.page_of(stream, row));
       const int strip = static_cast<int>(row % f.page_size) / kTileRows;
+      const std::int64_t slot =
+          std::int64_t{view.page_of(stream, row)} * f.page_size + row % f.page_size;
+      const auto listed = static_cast<std::size_t>(std::min<std::int64_t>(kTileRows, n - row));
+      if (view.slot_pos != nullptr) append_bytes(out, view.slot_pos + slot, 4 * listed);
+      if (view.slot_mask != nullptr) append_bytes(out, view.slot_mask + slot, 2 * listed);
       if (n - row >= kTileRows) {
         append_bytes(out, f.k_tile(base, strip, 0).tile, f.strip_bytes());
         continue;
@@ -81,12 +87,19 @@ inline std::vector<std::byte> contents(const Cache& cache, SeqId seq, std::int32
       }
     }
   }
-  for (const RawRows* list : {view.sinks, view.recent}) {
+  const auto n_values =
+      static_cast<std::size_t>(view.shape.n_kv_heads) * static_cast<std::size_t>(f.head_dim);
+  if (view.k_center != nullptr) append_bytes(out, view.k_center, 4 * n_values);
+  if (view.v_center != nullptr) append_bytes(out, view.v_center, 4 * n_values);
+  for (const RawRows* list : {view.sinks, view.kept, view.recent}) {
+    if (list == nullptr) continue;
     for (std::int32_t head = 0; head < view.shape.n_kv_heads; ++head) {
       const RawRows& r = list[head];
       append_bytes(out, &r.n_rows, 4);
       append_bytes(out, &r.first_pos, 4);
       const auto n = static_cast<std::size_t>(r.n_rows) * static_cast<std::size_t>(r.row_stride);
+      if (r.pos != nullptr) append_bytes(out, r.pos, 4 * static_cast<std::size_t>(r.n_rows));
+      if (r.mask != nullptr) append_bytes(out, r.mask, 2 * static_cast<std::size_t>(r.n_rows));
       append_bytes(out, r.k, n * dtype_bytes(view.k_raw_dtype));
       append_bytes(out, r.v, n * dtype_bytes(view.v_raw_dtype));
     }
@@ -102,6 +115,21 @@ inline std::vector<std::byte> contents(const Cache& cache, SeqId seq) {
     out.insert(out.end(), one.begin(), one.end());
   }
   return out;
+}
+
+/// Whether n tokens end at a tile's edge, in the window, or in rows that stand by themselves, and
+/// leave the rows that centers are the mean of.
+inline bool can_cut(const Cache& cache, SeqId seq, std::int64_t n) {
+  const LayerConfig& c = cache.config().layers[0];
+  ViewBuffers buffers;
+  const KvView view = cache.view(0, {&seq, 1}, buffers);
+  const std::int64_t rows = n - view.sinks[0].n_rows;
+  if (rows <= 0 || view.encoded_rows(0) == 0) return true;
+  for (const Centering& center : {c.k.center, c.v.center}) {
+    if (center.kind == Centering::Kind::prompt && rows < center.n_rows) return false;
+  }
+  if (c.k.codec.row_independent() && c.v.codec.row_independent()) return true;
+  return rows % kTileRows == 0 || rows >= view.encoded_rows(0);
 }
 
 /// contents() of every open sequence, and where everything lies: page numbers, free pages, bytes.

@@ -4,10 +4,12 @@
 //          section = [layers :] key = value [, key = value ...]
 //          layers  = 3  |  0-1  |  4-   (from 4 to the last)    no layers: all of them
 //          A later section changes only the keys it names.
-// Keys     k, v      [transform+]codec, e.g. k=hadamard+nqkv:g64
+// Keys     k, v      [mean+][transform+...]codec, e.g. k=mean+hadamard+nqkv:g64
 //          kv        both sides
 //          sink      first tokens that stay raw             (default 0)
-//          recent    newest tokens that stay raw, >= 1      (default 32)
+//          recent    newest tokens that stay raw            (default 32)
+//          flush     tokens that leave the window together  (default 64)
+//          policy    which tokens stay at all: lagkv:l128:r0.5, snapkv:r0.25, none
 //          rollback  further raw tokens to take back        (default 0)
 //          kraw, vraw, raw   f32, f16, bf16: type of raw rows (default: by codec)
 //          page      tokens per page, all layers            (default 64)

@@ -10,12 +10,13 @@
 #include "kvcodec/policy/kvpress_lagkv.hpp"
 #include "kvcodec/policy/lagkv.hpp"
 #include "kvcodec/policy/policy.hpp"
+#include "kvcodec/policy/sink_window.hpp"
 #include "kvcodec/policy/snapkv.hpp"
 
 namespace kvcodec {
 
 /// Every policy that can be named in a plan.
-using BuiltinPolicies = TypeList<LagKv, KvpressLagKv, SnapKv, KeyDiff, Knorm>;
+using BuiltinPolicies = TypeList<SinkWindow, LagKv, KvpressLagKv, SnapKv, KeyDiff, Knorm>;
 
 /// Builds the policy that `spec` = "family[:option[:option...]]" names; "none" keeps every row.
 ///
