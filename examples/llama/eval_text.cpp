@@ -68,8 +68,8 @@ class Scorer {
   std::vector<char> kinds_;
 };
 
-// run(tokens) appends tokens to the document and returns the logits of all of them; begin() starts
-// a document and end() closes it.
+// run(tokens) appends tokens to the document and returns the logits of all of them; begin(n) starts
+// a document of n tokens and end() closes it.
 template <class Begin, class Run, class End>
 Perplexity score_documents(const EvalData& data, const EvalOptions& options, std::int32_t vocab,
                            std::int64_t chunk_size, Begin begin, Run run, End end) {
@@ -83,9 +83,9 @@ Perplexity score_documents(const EvalData& data, const EvalOptions& options, std
     const auto tokens = tokenizer.encode(
         std::string_view(data.heldout)
             .substr(static_cast<std::size_t>(d.begin), static_cast<std::size_t>(d.end - d.begin)));
-    begin();
     // The last byte predicts nothing that is known.
     const std::int64_t n = d.end - d.begin - 1;
+    begin(n);
     for (std::int64_t at = 0; at < n; at += chunk_size) {
       const std::int64_t rows = std::min(chunk_size, n - at);
       std::span<const float> logits;
@@ -192,12 +192,23 @@ CacheNeeds cache_needs(const EvalData& data, const EvalOptions& options) {
 Perplexity measure_perplexity(Engine& engine, const EvalData& data, const EvalOptions& options) {
   check_chunk_size(options.chunk_size);
   std::vector<Session> session;  // one or none
+  std::int64_t prompt_left = 0;
   return score_documents(
       data, options, engine.model().config().vocab_size, options.chunk_size,
-      [&] { session.push_back(engine.open()); },
+      [&](std::int64_t n) {
+        session.push_back(engine.open());
+        prompt_left = n / 2 / options.chunk_size * options.chunk_size;
+      },
       [&](std::span<const std::int32_t> tokens) {
-        const Chunk chunk{session.back().id(), tokens};
-        return engine.run({&chunk, 1}, Logits::all);
+        Chunk chunk{session.back().id(), tokens};
+        const bool in_prompt = prompt_left > 0;
+        if (in_prompt) {
+          prompt_left -= std::ssize(tokens);
+          chunk.n_observed = std::max<std::int64_t>(0, engine.observed_rows() - prompt_left);
+        }
+        const std::span<const float> logits = engine.run({&chunk, 1}, Logits::all);
+        if (in_prompt && prompt_left == 0) engine.cache().end_prompt(session.back().id());
+        return logits;
       },
       [&](Perplexity& out) {
         keep_largest(out.bytes, engine.cache().bytes(session.back().id()));
@@ -210,7 +221,7 @@ Perplexity measure_perplexity(const Model& model, const EvalData& data,
   std::vector<float> logits;
   const std::int64_t whole = size_of(data.heldout) + 1;
   return score_documents(
-      data, options, model.config().vocab_size, whole, [] {},
+      data, options, model.config().vocab_size, whole, [](std::int64_t) {},
       [&](std::span<const std::int32_t> tokens) {
         logits = model.forward_dense(tokens);
         return std::span<const float>(logits);

@@ -64,7 +64,8 @@ struct Perplexity {
   double perplexity() const noexcept;  ///< 2 ^ all.bits_per_byte()
 };
 
-/// Scores the documents through the cache.
+/// Scores the documents through the cache. Policies that judge at the end of a prompt do so in the
+/// middle of each document, so that only its second half can suffer.
 Perplexity measure_perplexity(Engine& engine, const EvalData& data, const EvalOptions& options);
 /// The same without a cache, by forward_dense().
 Perplexity measure_perplexity(const Model& model, const EvalData& data, const EvalOptions& options);

@@ -31,9 +31,18 @@ Engine::Engine(const Model& model, const std::string& plan, std::int64_t max_tok
 
 Session Engine::open() { return {*this, cache_.open()}; }
 
+std::int64_t Engine::observed_rows() const {
+  std::int32_t most = 0;
+  for (std::int32_t layer = 0; layer < cache_.n_layers(); ++layer) {
+    most = std::max(most, cache_.observed_rows(layer));
+  }
+  return most;
+}
+
 void Engine::collect(std::span<const Chunk> chunks, Logits wanted) {
   seqs_.clear();
   lengths_.clear();
+  n_observed_.clear();
   logit_rows_.clear();
   tokens_.clear();
   positions_.clear();
@@ -53,6 +62,7 @@ void Engine::collect(std::span<const Chunk> chunks, Logits wanted) {
       }
     }
     seqs_.push_back(chunk.seq);
+    n_observed_.push_back(std::min(chunk.n_observed, std::ssize(chunk.tokens)));
     lengths_.push_back(length);
     for (const std::int32_t token : chunk.tokens) {
       const auto row = static_cast<std::int64_t>(tokens_.size());
@@ -89,6 +99,12 @@ void Engine::append(const AttentionCall& call) {
       return kvcodec::dense_rows(data + first * width, n, shape.n_kv_heads, shape.head_dim);
     };
     cache_.append(seqs_[s], call.layer, rows(call.k), rows(call.v));
+    if (n_observed_[s] == 0) continue;
+    const std::int64_t n_seen = n_observed_[s];
+    const float* q = call.q + (first + n - n_seen) * shape.n_q_heads * shape.head_dim;
+    cache_.observe(seqs_[s], call.layer,
+                   kvcodec::dense_rows(q, n_seen, shape.n_q_heads, shape.head_dim),
+                   1.0f / std::sqrt(static_cast<float>(shape.head_dim)));
   }
 }
 
@@ -129,7 +145,7 @@ Session& Session::operator=(Session&& other) noexcept {
 }
 
 std::span<const float> Session::prefill(std::span<const std::int32_t> tokens,
-                                        std::int64_t chunk_size, Logits wanted) {
+                                        std::int64_t chunk_size, Logits wanted, Prompt prompt) {
   if (chunk_size < 1) {
     throw kvcodec::invalid_argument(
         kvcodec::bad_value("prefill", "chunk_size", chunk_size, "1 and above"));
@@ -138,12 +154,15 @@ std::span<const float> Session::prefill(std::span<const std::int32_t> tokens,
     throw kvcodec::invalid_argument("prefill: wanted = all, allowed: none, last; see Engine::run");
   }
   std::span<const float> logits;
+  const std::int64_t observed = prompt == Prompt::complete ? engine_->observed_rows() : 0;
   while (!tokens.empty()) {
     const auto n = std::min(tokens.size(), static_cast<std::size_t>(chunk_size));
-    const Chunk chunk{seq_, tokens.first(n)};
+    Chunk chunk{seq_, tokens.first(n)};
     tokens = tokens.subspan(n);
+    chunk.n_observed = std::max<std::int64_t>(0, observed - std::ssize(tokens));
     logits = engine_->run({&chunk, 1}, tokens.empty() ? wanted : Logits::none);
   }
+  if (prompt == Prompt::complete) engine_->cache().end_prompt(seq_);
   return logits;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <span>
 
 #include "examples/llama/tokenizer.hpp"
@@ -27,23 +28,14 @@ class FilledCache {
                                      shape.n_kv_heads, shape.head_dim);
         cache_.append(seq_, layer, rows, rows);
       }
+      const std::int64_t seen = std::min<std::int64_t>(n_tokens, cache_.observed_rows(layer));
+      const std::vector<float> q(static_cast<std::size_t>(seen * shape.n_q_heads * shape.head_dim));
+      cache_.observe(seq_, layer, dense_rows(q.data(), seen, shape.n_q_heads, shape.head_dim), 1.0f);
     }
+    cache_.end_prompt(seq_);
   }
 
   CacheBytes bytes() const { return cache_.bytes(seq_); }
-
-  /// K and V values that lie in pages.
-  std::int64_t encoded_values() const {
-    std::int64_t n = 0;
-    ViewBuffers buffers;
-    for (std::int32_t layer = 0; layer < cache_.n_layers(); ++layer) {
-      const KvView view = cache_.view(layer, {&seq_, 1}, buffers);
-      for (std::int64_t stream = 0; stream < view.n_streams_per_seq(); ++stream) {
-        n += 2 * view.encoded_rows(stream) * view.format.span * view.shape.head_dim;
-      }
-    }
-    return n;
-  }
 
  private:
   Cache cache_;
@@ -73,14 +65,19 @@ Memory measure_memory(const std::string& plan, const HeadShape& shape, std::int3
   const FilledCache two(plan, shape, n_layers, 2 * kBatchTokens);
   // The difference of two lengths is payload alone: windows and what does not grow cancel out.
   const std::int64_t grown = two.bytes().total() - one.bytes().total();
-  const std::int64_t encoded = two.encoded_values() - one.encoded_values();
   m.payload_bits = 8.0 * static_cast<double>(two.bytes().payload - one.bytes().payload) /
-                   static_cast<double>(encoded);
+                   static_cast<double>(two.bytes().n_values - one.bytes().n_values);
   m.largest_batch = budget / one.bytes().total();
   // Lengths are whole tiles; a budget below the reserved window holds nothing.
   const std::int64_t fixed = one.bytes().total() - grown;
-  m.longest_context =
-      budget <= fixed ? 0 : (budget - fixed) * kBatchTokens / grown / kTileRows * kTileRows;
+  constexpr std::int64_t kMostTokens = std::numeric_limits<std::int32_t>::max();
+  if (budget <= fixed) {
+    m.longest_context = 0;
+  } else if (grown * kMostTokens / kBatchTokens <= budget - fixed) {
+    m.longest_context = kMostTokens;  // a policy that keeps a fixed number of tokens
+  } else {
+    m.longest_context = (budget - fixed) * kBatchTokens / grown / kTileRows * kTileRows;
+  }
   return m;
 }
 
