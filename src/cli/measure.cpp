@@ -30,7 +30,8 @@ class FilledCache {
       }
       const std::int64_t seen = std::min<std::int64_t>(n_tokens, cache_.observed_rows(layer));
       const std::vector<float> q(static_cast<std::size_t>(seen * shape.n_q_heads * shape.head_dim));
-      cache_.observe(seq_, layer, dense_rows(q.data(), seen, shape.n_q_heads, shape.head_dim), 1.0f);
+      cache_.observe(seq_, layer, dense_rows(q.data(), seen, shape.n_q_heads, shape.head_dim),
+                     1.0f);
     }
     cache_.end_prompt(seq_);
   }

@@ -13,7 +13,7 @@ namespace kvcodec::cli {
 /// Bytes of a cache, measured by filling one.
 struct Memory {
   double payload_bits = 0.0;  ///< bytes of pages per value of further tokens, evicted ones included
-  CacheBytes bytes;                  ///< of the one sequence
+  CacheBytes bytes;           ///< of the one sequence
   std::int64_t longest_context = 0;  ///< tokens of one sequence that fit the budget
   std::int64_t largest_batch = 0;    ///< sequences of kBatchTokens that fit the budget
 };

@@ -238,7 +238,8 @@ std::string plan_help() {
   text += "transforms (in front of a codec, with +):\n";
   BuiltinTransforms::for_each(
       [&]<class T>() { text += std::string("  ") + T::family + "  " + T::options_help + "\n"; });
-  text += std::string("  mean  channel mean of the first rows, removed exactly; ") + kMeanHelp + "\n";
+  text +=
+      std::string("  mean  channel mean of the first rows, removed exactly; ") + kMeanHelp + "\n";
   text += "policies (policy=...):\n  none  every token stays\n";
   BuiltinPolicies::for_each(
       [&]<class P>() { text += std::string("  ") + P::family + "  " + P::options_help + "\n"; });

@@ -78,7 +78,8 @@ TEST(AttendVariants, EveryOption) {
   for (const std::string& spec : test::codec_specs()) {
     const HeadShape shape{8, 4, 64};
     const std::string v = make_codec(spec).key_only() ? "f16" : spec;
-    Batch b(Cache(make_cache_config("k=" + spec + ",v=" + v + ",recent=1", shape, 1, 512)), {170}, 9);
+    Batch b(Cache(make_cache_config("k=" + spec + ",v=" + v + ",recent=1", shape, 1, 512)), {170},
+            9);
     const QueryBatch batch = make_queries(shape, {3}, {169}, 10);
     test::for_each_isa([&] { expect_matches_reference(b.view, batch, default_options(64), spec); });
   }

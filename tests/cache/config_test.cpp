@@ -43,9 +43,8 @@ TEST(CacheConfig, NamesFieldValueAndRange) {
                        {"layer 0", "flush_rows = 100", "multiples of 64"}));
   EXPECT_TRUE(contains(refusal([](C& c) { c.layers[1].k.center.n_rows = 0; }),
                        {"layer 1 k", "center.n_rows = 0", "1.."}));
-  EXPECT_TRUE(
-      contains(refusal([](C& c) { c.layers[1].v.center.kind = Centering::Kind::fixed; }),
-               {"layer 1", "v.center.values is null"}));
+  EXPECT_TRUE(contains(refusal([](C& c) { c.layers[1].v.center.kind = Centering::Kind::fixed; }),
+                       {"layer 1", "v.center.values is null"}));
   EXPECT_TRUE(contains(refusal([](C& c) { c.layers[0].rollback_rows = 65537; }),
                        {"rollback_rows = 65537", "0..65536"}));
   EXPECT_TRUE(contains(refusal([](C& c) { c.layers.clear(); }), {"layers = 0", "1..65536"}));

@@ -97,7 +97,8 @@ TEST_P(CacheLaws, RandomWalkAgainstAModel) {
     }
   };
   const LayerConfig& layer = cache.config().layers[0];
-  const std::int64_t refill = layer.n_recent + layer.rollback_rows + 2 * layer.flush_rows + layer.n_sink;
+  const std::int64_t refill =
+      layer.n_recent + layer.rollback_rows + 2 * layer.flush_rows + layer.n_sink;
   for (int step = 0; step < 36; ++step) {
     const std::int64_t action = random.below(6);
     if (model.empty() || (action == 0 && model.size() < 4)) {
