@@ -101,8 +101,8 @@ class RowAttention {
     const std::int32_t pos0 = view_.first_pos != nullptr ? view_.first_pos[stream] : 0;
     for (std::int64_t row = first_row; row < end; row += kTileRows) {
       const auto n_rows = static_cast<int>(std::min<std::int64_t>(kTileRows, end - row));
-      const std::int64_t slot = std::int64_t{view_.page_of(stream, row)} * format.page_size +
-                                row % format.page_size;
+      const std::int64_t slot =
+          std::int64_t{view_.page_of(stream, row)} * format.page_size + row % format.page_size;
       const Positions positions{view_.slot_pos == nullptr ? nullptr : view_.slot_pos + slot,
                                 static_cast<std::int32_t>(pos0 + row)};
       const KeepMask* masks = view_.slot_mask == nullptr ? nullptr : view_.slot_mask + slot;

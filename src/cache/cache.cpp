@@ -44,9 +44,9 @@ void check_side(const std::string& where, const SideConfig& side, const char* na
 
 void check_staging(const std::string& where, const LayerConfig& c, const PageFormat& format) {
   if (format.span == 1) return;
-  throw unsupported(where + ": policy " + c.policy.name() + " lets heads keep different tokens, so " +
-                    c.k.codec.name() + " and " + c.v.codec.name() +
-                    " must not share scales between heads");
+  throw unsupported(where + ": policy " + c.policy.name() +
+                    " lets heads keep different tokens, so " + c.k.codec.name() + " and " +
+                    c.v.codec.name() + " must not share scales between heads");
 }
 
 LayerInfo make_layer(const CacheConfig& config, std::size_t index) {
@@ -61,8 +61,8 @@ LayerInfo make_layer(const CacheConfig& config, std::size_t index) {
   check_range(where, "n_recent", c.n_recent, 0, 65536);
   check_range(where, "flush_rows", c.flush_rows, kTileRows, 65536);
   if (c.flush_rows % kTileRows != 0) {
-    throw invalid_argument(bad_value(where, "flush_rows", c.flush_rows,
-                                     "multiples of " + std::to_string(kTileRows)));
+    throw invalid_argument(
+        bad_value(where, "flush_rows", c.flush_rows, "multiples of " + std::to_string(kTileRows)));
   }
   check_range(where, "rollback_rows", c.rollback_rows, 0, 65536);
   check_side(where, c.k, "k", config.shape.head_dim);
@@ -98,7 +98,8 @@ void add_to_view(const LayerInfo& info, const LayerStore& store, ViewBuffers& b)
     b.last_page_len.push_back(pages.empty() ? 0 : (n_encoded - 1) % page_size + 1);
     b.first_pos.push_back(n_sink);
   }
-  const auto raw = [&](const RawStore& rows, std::int32_t head, std::int64_t n, std::int64_t first) {
+  const auto raw = [&](const RawStore& rows, std::int32_t head, std::int64_t n,
+                       std::int64_t first) {
     RawRows r;
     r.k = rows.at(Side::key, head, 0);
     r.v = rows.at(Side::value, head, 0);
@@ -150,8 +151,8 @@ struct Cache::Impl {
     std::int64_t judged = 0;
     for (const LayerInfo& layer : layers) {
       if (!layer.config.policy) continue;
-      judged = std::max<std::int64_t>(judged, layer.config.policy.chunk_rows() +
-                                                  layer.config.policy.lookahead_rows());
+      judged = std::max<std::int64_t>(
+          judged, layer.config.policy.chunk_rows() + layer.config.policy.lookahead_rows());
     }
     scratch.judged_k.resize(static_cast<std::size_t>(judged * config.shape.head_dim));
     scratch.judged_v.resize(scratch.judged_k.size());

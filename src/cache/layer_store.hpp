@@ -121,7 +121,7 @@ class LayerStore {
   std::vector<std::vector<std::int32_t>> pages_;  ///< per stream
 
   // What was observed of the prompt's attention.
-  std::int64_t n_observed_ = 0;             ///< queries
+  std::int64_t n_observed_ = 0;               ///< queries
   std::vector<std::vector<float>> observed_;  ///< per query head, per recent row
 };
 

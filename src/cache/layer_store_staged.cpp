@@ -119,9 +119,8 @@ void LayerStore::observe(const LayerInfo& layer, const AnyRows& q, float sm_scal
     const int kv_head = head / group;
     if (head % group == 0) {
       for (std::int64_t row = 0; row < n_keys; ++row) {
-        const std::byte* from = row < n_sink_
-                                    ? sinks_.at(Side::key, kv_head, row)
-                                    : recent_.at(Side::key, kv_head, row - n_sink_);
+        const std::byte* from = row < n_sink_ ? sinks_.at(Side::key, kv_head, row)
+                                              : recent_.at(Side::key, kv_head, row - n_sink_);
         load_clamped(layer.k_dtype, from, head_dim, dtype_max(layer.k_dtype),
                      keys.data() + row * head_dim);
       }
@@ -159,7 +158,8 @@ Judgement LayerStore::judge_prompt(const LayerInfo& layer, const PagePool& pool)
   if (j.n_rows > 0) {
     const std::int64_t ahead = policy.lookahead_rows();
     const auto n = static_cast<std::size_t>(j.n_rows);
-    std::vector<float> k((n + static_cast<std::size_t>(ahead)) * static_cast<std::size_t>(head_dim));
+    std::vector<float> k((n + static_cast<std::size_t>(ahead)) *
+                         static_cast<std::size_t>(head_dim));
     std::vector<float> v(k.size());
     std::vector<float> observed(static_cast<std::size_t>(group) * n);
     for (int head = 0; head < layer.shape.n_kv_heads; ++head) {

@@ -95,8 +95,8 @@ bool StagedRows::empty() const noexcept {
 }
 
 std::int64_t StagedRows::bytes() const noexcept {
-  return rows_.bytes() + static_cast<std::int64_t>(pos_.size() * sizeof(pos_[0]) +
-                                                   mask_.size() * sizeof(mask_[0]));
+  return rows_.bytes() +
+         static_cast<std::int64_t>(pos_.size() * sizeof(pos_[0]) + mask_.size() * sizeof(mask_[0]));
 }
 
 void StagedRows::push(std::int64_t head, const RawStore& from, std::int64_t row, std::int32_t pos,

@@ -17,10 +17,9 @@ std::vector<double> lag_press_scores(const KvpressLagKv& policy, const HeadRows&
 }
 
 KvpressLagKv lag_press(const Case& c, double keep_ratio) {
-  const AnyPolicy policy = make_policy("kvpress-lagkv:l" +
-                                       std::to_string(c.parameter<int>("lag_size")) + ":s" +
-                                       std::to_string(c.parameter<int>("n_sink")) + ":r" +
-                                       format_double(keep_ratio));
+  const AnyPolicy policy =
+      make_policy("kvpress-lagkv:l" + std::to_string(c.parameter<int>("lag_size")) + ":s" +
+                  std::to_string(c.parameter<int>("n_sink")) + ":r" + format_double(keep_ratio));
   return *policy.as<KvpressLagKv>();
 }
 
@@ -34,9 +33,9 @@ double check_key_scores(const Case& c, const HeadRows& rows) {
   double worst = 0.0;
   for (std::int64_t head = 0; head < rows.n_heads; ++head) {
     keydiff_scores(rows.head_dim, rows.n_tokens, rows.key(head, 0), score.data());
-    worst = std::max(worst, compare("keydiff_score of head " + std::to_string(head) + " ", n, score,
-                                    keydiff.data() + head * rows.n_tokens,
-                                    [&](std::size_t) { return bound; }));
+    worst = std::max(
+        worst, compare("keydiff_score of head " + std::to_string(head) + " ", n, score,
+                       keydiff.data() + head * rows.n_tokens, [&](std::size_t) { return bound; }));
     knorm_scores(rows.head_dim, rows.n_tokens, rows.key(head, 0), score.data());
     const float* expected = knorm.data() + head * rows.n_tokens;
     compare("knorm_score of head " + std::to_string(head) + " ", n, score, expected,
@@ -56,9 +55,8 @@ void check_lag_scores(const Case& c, const HeadRows& rows, KvpressLagKv policy) 
     const std::vector<double> own = lag_press_scores(policy, rows, head, rows.n_tokens);
     std::vector<float> rounded(own.begin(), own.end());
     compare("lagkv_rank_score of head " + std::to_string(head) + " ", own.size(), rounded,
-            ranks.data() + at, [&](std::size_t i) {
-              return stable[at + i] != 0 ? 0.0 : 1.000001 / policy.lag_size;
-            });
+            ranks.data() + at,
+            [&](std::size_t i) { return stable[at + i] != 0 ? 0.0 : 1.000001 / policy.lag_size; });
     policy.cross = true;
     compare("lagkv_cross_score of head " + std::to_string(head) + " ", own.size(),
             lag_press_scores(policy, rows, head, rows.n_tokens), cross.data() + at,

@@ -21,9 +21,9 @@ struct RawRows {
   const void* v = nullptr;      ///< the same shape
   std::int64_t row_stride = 0;  ///< elements
   std::int32_t n_rows = 0;
-  std::int32_t first_pos = 0;  ///< position of row 0; positions are consecutive, unless
+  std::int32_t first_pos = 0;         ///< position of row 0; positions are consecutive, unless
   const std::int32_t* pos = nullptr;  ///< [n_rows] lists them
-  const KeepMask* mask = nullptr;     ///< [n_rows] query heads of the group that see a row; null: all
+  const KeepMask* mask = nullptr;  ///< [n_rows] query heads of the group that see a row; null: all
 };
 
 /// One layer of n_seq sequences. A stream is one (sequence, group of format.span KV heads);
@@ -60,8 +60,8 @@ struct KvView {
   const AnyCodec* k_codecs = nullptr;
   const AnyCodec* v_codecs = nullptr;
 
-  const RawRows* sinks = nullptr;   ///< [n_seq, n_kv_heads]; null: none
-  const RawRows* kept = nullptr;    ///< [n_seq, n_kv_heads] kept by a policy, to be encoded; or null
+  const RawRows* sinks = nullptr;  ///< [n_seq, n_kv_heads]; null: none
+  const RawRows* kept = nullptr;   ///< [n_seq, n_kv_heads] kept by a policy, to be encoded; or null
   const RawRows* recent = nullptr;  ///< [n_seq, n_kv_heads]; null: none
   DType k_raw_dtype = DType::f32;   ///< storage type of the K rows that are not encoded
   DType v_raw_dtype = DType::f32;

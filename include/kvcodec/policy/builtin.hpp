@@ -11,11 +11,12 @@
 #include "kvcodec/policy/lagkv.hpp"
 #include "kvcodec/policy/policy.hpp"
 #include "kvcodec/policy/snapkv.hpp"
+#include "kvcodec/policy/spindle.hpp"
 
 namespace kvcodec {
 
 /// Every policy that can be named in a plan.
-using BuiltinPolicies = TypeList<LagKv, KvpressLagKv, SnapKv, KeyDiff, Knorm>;
+using BuiltinPolicies = TypeList<LagKv, KvpressLagKv, SnapKv, KeyDiff, Knorm, SpindlePyramid>;
 
 /// Builds the policy that `spec` = "family[:option[:option...]]" names; "none" keeps every row.
 ///

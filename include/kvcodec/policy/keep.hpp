@@ -40,10 +40,9 @@ inline void keep_largest(std::span<const double> score, std::int64_t n_kept,
   std::vector<std::int32_t> order(score.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int32_t>(i);
   const auto at = [&](std::int32_t i) { return ordered(score[static_cast<std::size_t>(i)]); };
-  std::nth_element(order.begin(), order.begin() + n_kept, order.end(),
-                   [&](std::int32_t a, std::int32_t b) {
-                     return at(a) != at(b) ? at(a) > at(b) : a < b;
-                   });
+  std::nth_element(
+      order.begin(), order.begin() + n_kept, order.end(),
+      [&](std::int32_t a, std::int32_t b) { return at(a) != at(b) ? at(a) > at(b) : a < b; });
   for (std::int64_t i = 0; i < n_kept; ++i) {
     keep[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])] = kKeptByAll;
   }
@@ -55,8 +54,8 @@ inline void check_rows(const char* family, const PolicyRows& rows, std::span<Kee
     throw invalid_argument(bad_value(family, "head_dim", rows.head_dim, "64..256 in steps of 16"));
   }
   if (rows.n_rows < 0 || rows.n_ahead < 0) {
-    throw invalid_argument(bad_value(family, "n_rows or n_ahead",
-                                     std::min(rows.n_rows, rows.n_ahead), "0 or more"));
+    throw invalid_argument(
+        bad_value(family, "n_rows or n_ahead", std::min(rows.n_rows, rows.n_ahead), "0 or more"));
   }
   if (static_cast<std::int64_t>(keep.size()) != rows.n_rows) {
     throw invalid_argument(

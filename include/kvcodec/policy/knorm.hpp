@@ -21,7 +21,8 @@ namespace kvcodec {
 /// L2 norm of a row, summed in f64.
 inline double row_norm(int head_dim, const float* x) noexcept {
   double square = 0.0;
-  for (int c = 0; c < head_dim; ++c) square += static_cast<double>(x[c]) * static_cast<double>(x[c]);
+  for (int c = 0; c < head_dim; ++c)
+    square += static_cast<double>(x[c]) * static_cast<double>(x[c]);
   return std::sqrt(square);
 }
 

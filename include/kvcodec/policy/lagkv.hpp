@@ -156,9 +156,9 @@ struct LagKv {
       }
     }
     if (p.kept_per_partition() < 1) {
-      throw invalid_argument(bad_value(family, "r * l", p.keep_ratio * p.lag_size,
-                                       "1 or more; r = " + format_double(p.keep_ratio) +
-                                           ", l = " + std::to_string(p.lag_size)));
+      throw invalid_argument(bad_value(
+          family, "r * l", p.keep_ratio * p.lag_size,
+          "1 or more; r = " + format_double(p.keep_ratio) + ", l = " + std::to_string(p.lag_size)));
     }
     return p;
   }

@@ -96,7 +96,9 @@ class AnyPolicy {
   std::int32_t lookahead_rows() const noexcept { return functions_->lookahead_rows(value_); }
   std::int32_t observed_rows() const noexcept { return functions_->observed_rows(value_); }
   /// Whether query heads of a group may keep different rows.
-  bool per_query_head() const noexcept { return functions_ != nullptr && functions_->per_query_head; }
+  bool per_query_head() const noexcept {
+    return functions_ != nullptr && functions_->per_query_head;
+  }
   /// 0: rows stay however old they are.
   std::int64_t newest_rows() const noexcept {
     return functions_ == nullptr || functions_->newest_rows == nullptr

@@ -90,10 +90,9 @@ struct SnapKv {
     check_rows(family, rows, keep);
     if (rows.n_rows == 0) return;
     if (rows.observed == nullptr) {
-      throw invalid_argument(std::string(family) +
-                             ": no attention was observed; observe the newest " +
-                             std::to_string(window) +
-                             " queries before the prompt is declared complete");
+      throw invalid_argument(
+          std::string(family) + ": no attention was observed; observe the newest " +
+          std::to_string(window) + " queries before the prompt is declared complete");
     }
     std::vector<double> score(keep.size());
     scores(rows.gqa_group, rows.n_rows, rows.observed, score.data());
