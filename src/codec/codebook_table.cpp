@@ -6,58 +6,49 @@
 
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/error.hpp"
+#include "src/codec/panel_dots.hpp"
 
 namespace kvcodec {
 namespace {
 
-/// Columns whose products run side by side.
-constexpr int kPanel = 16;
 /// Rows that share one pass over the panels, so that these stay in cache.
 constexpr std::int64_t kStrip = 64;
 
-/// Rows [n, dim] in panels of kPanel rows: [ceil(n / kPanel)][dim][kPanel], padded with 0.
+/// Rows [n, dim] in panels: [ceil(n / kPanelRows)][dim][kPanelRows], padded with 0.
 class Panels {
  public:
   Panels(std::int64_t n, int dim)
-      : dim_(dim), values_(static_cast<std::size_t>((n + kPanel - 1) / kPanel * kPanel * dim)) {}
+      : dim_(dim),
+        n_((n + kPanelRows - 1) / kPanelRows),
+        values_(static_cast<std::size_t>(n_ * kPanelRows * dim)) {}
 
   void put(std::int64_t row, const float* x) noexcept {
-    float* to = values_.data() + row / kPanel * kPanel * dim_ + row % kPanel;
-    for (int c = 0; c < dim_; ++c) to[c * kPanel] = x[c];
+    float* to = values_.data() + row / kPanelRows * kPanelRows * dim_ + row % kPanelRows;
+    for (int c = 0; c < dim_; ++c) to[c * kPanelRows] = x[c];
   }
-  const float* panel(std::int64_t i) const noexcept { return values_.data() + i * kPanel * dim_; }
+  std::int64_t n() const noexcept { return n_; }
+  const float* panel(std::int64_t i) const noexcept {
+    return values_.data() + i * kPanelRows * dim_;
+  }
 
  private:
   std::int64_t dim_;
+  std::int64_t n_;
   std::vector<float> values_;
 };
 
-/// dots[r][j] = sum over c of x_r[c] * panel[c][j], in the order of c.
-void two_rows_times_panel(int dim, const float* x0, const float* x1, const float* panel,
-                          float (&dots)[2][kPanel]) noexcept {
-  float a[kPanel] = {};
-  float b[kPanel] = {};
-  for (int c = 0; c < dim; ++c, panel += kPanel) {
-    for (int j = 0; j < kPanel; ++j) a[j] += x0[c] * panel[j];
-    for (int j = 0; j < kPanel; ++j) b[j] += x1[c] * panel[j];
-  }
-  std::copy(a, a + kPanel, dots[0]);
-  std::copy(b, b + kPanel, dots[1]);
-}
-
-/// Calls use(row, first_column, dots[kPanel]) for all rows of x and all panels first_panel(row)..
-template <class First, class Use>
-void multiply(std::int64_t n, int dim, const float* x, const Panels& panels, std::int64_t n_panels,
-              const First& first_panel, const Use& use) {
-  float dots[2][kPanel];
+/// Calls use(row, first, dots[kPanelRows]) with the products of rows first.. of `panels`, in
+/// ascending order of `first` for every row of x [n, dim]. `symmetric`: from the row's own strip on.
+template <class Use>
+void multiply(std::int64_t n, int dim, const float* x, const Panels& panels, bool symmetric,
+              const Use& use) {
+  float dots[kStrip * kPanelRows];
   for (std::int64_t strip = 0; strip < n; strip += kStrip) {
-    const std::int64_t end = std::min(strip + kStrip, n);
-    for (std::int64_t p = first_panel(strip); p < n_panels; ++p) {
-      for (std::int64_t row = strip; row < end; row += 2) {
-        const std::int64_t next = std::min(row + 1, end - 1);
-        two_rows_times_panel(dim, x + row * dim, x + next * dim, panels.panel(p), dots);
-        use(row, p * kPanel, dots[0]);
-        if (next != row) use(next, p * kPanel, dots[1]);
+    const std::int64_t n_rows = std::min(kStrip, n - strip);
+    for (std::int64_t p = symmetric ? strip / kPanelRows : 0; p < panels.n(); ++p) {
+      panel_dots(n_rows, dim, x + strip * dim, panels.panel(p), dots);
+      for (std::int64_t r = 0; r < n_rows; ++r) {
+        use(strip + r, p * kPanelRows, dots + r * kPanelRows);
       }
     }
   }
@@ -98,15 +89,12 @@ CosineGraph::CosineGraph(std::int64_t n, int dim, const float* unit, float theta
     : n_(n), words_((n + 63) / 64), bits_(static_cast<std::size_t>(n * words_)) {
   Panels panels(n, dim);
   for (std::int64_t a = 0; a < n; ++a) panels.put(a, unit + a * dim);
-  multiply(
-      n, dim, unit, panels, (n + kPanel - 1) / kPanel,
-      [](std::int64_t strip) { return strip / kPanel; },
-      [&](std::int64_t a, std::int64_t first, const float* dots) {
-        for (int j = 0; j < kPanel; ++j) {
-          // The padding's cosines are 0, which a theta of 0 does not exceed either.
-          if (dots[j] > theta && first + j > a) link(a, first + j);
-        }
-      });
+  multiply(n, dim, unit, panels, true, [&](std::int64_t a, std::int64_t first, const float* dots) {
+    for (int j = 0; j < kPanelRows; ++j) {
+      // The padding's cosines are 0, which a theta of 0 does not exceed either.
+      if (dots[j] > theta && first + j > a) link(a, first + j);
+    }
+  });
   for (std::int64_t a = 0; a < n; ++a) link(a, a);
 }
 
@@ -244,18 +232,17 @@ void CodebookTable::match_entries(std::int64_t n, const float* unit, const float
       normalise_row(head_dim_, entry, entry);
       panels.put(e, entry);
     }
-    multiply(
-        n, head_dim_, unit, panels, (n_now + kPanel - 1) / kPanel, [](std::int64_t) { return 0; },
-        [&](std::int64_t row, std::int64_t first, const float* dots) {
-          if (magnitude[row] == 0.0f) return;
-          float& above = best[static_cast<std::size_t>(row)];
-          for (int j = 0; j < kPanel && first + j < n_now; ++j) {
-            if (match_ == CodebookMatch::first && index[row] != kNone) return;
-            if (!(dots[j] > above)) continue;
-            above = dots[j];
-            index[row] = static_cast<std::uint32_t>(begin + first + j);
-          }
-        });
+    multiply(n, head_dim_, unit, panels, false,
+             [&](std::int64_t row, std::int64_t first, const float* dots) {
+               if (magnitude[row] == 0.0f) return;
+               float& above = best[static_cast<std::size_t>(row)];
+               for (int j = 0; j < kPanelRows && first + j < n_now; ++j) {
+                 if (match_ == CodebookMatch::first && index[row] != kNone) return;
+                 if (!(dots[j] > above)) continue;
+                 above = dots[j];
+                 index[row] = static_cast<std::uint32_t>(begin + first + j);
+               }
+             });
   }
 }
 

@@ -249,9 +249,11 @@ struct Codebook {
   /// Eight sums side by side, in a fixed order.
   KVCODEC_HD static float dot(int n, const float* a, const float* b) noexcept {
     float sum[8] = {};
-    for (int c = 0; c < n; c += 8) {
-      for (int j = 0; j < 8 && c + j < n; ++j) sum[j] += a[c + j] * b[c + j];
+    int c = 0;
+    for (; c + 8 <= n; c += 8) {
+      for (int j = 0; j < 8; ++j) sum[j] += a[c + j] * b[c + j];
     }
+    for (; c < n; ++c) sum[c % 8] += a[c] * b[c];
     return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
   }
 
