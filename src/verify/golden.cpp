@@ -33,6 +33,9 @@ constexpr std::array kRunners = {
     Entry{"lagkv-oneshot", "", run_lagkv_oneshot},
     Entry{"kvpress-scores", "short-prompt", run_kvpress_short},
     Entry{"kvpress-scores", "", run_kvpress_scores},
+    Entry{"spindle", "budgets", run_spindle_budgets},
+    Entry{"spindle", "tiny-exact", run_spindle_tiny},
+    Entry{"spindle", "", run_spindle_layer},
 };
 
 const Entry* runner_of(const Case& c) noexcept {

@@ -22,5 +22,8 @@ std::string run_lagkv_threshold(const Case& c);
 std::string run_lagkv_constant(const Case& c);
 std::string run_kvpress_scores(const Case& c);
 std::string run_kvpress_short(const Case& c);
+std::string run_spindle_budgets(const Case& c);
+std::string run_spindle_tiny(const Case& c);
+std::string run_spindle_layer(const Case& c);
 
 }  // namespace kvcodec::golden

@@ -12,11 +12,13 @@
 #include "kvcodec/policy/policy.hpp"
 #include "kvcodec/policy/sink_window.hpp"
 #include "kvcodec/policy/snapkv.hpp"
+#include "kvcodec/policy/spindle.hpp"
 
 namespace kvcodec {
 
 /// Every policy that can be named in a plan.
-using BuiltinPolicies = TypeList<SinkWindow, LagKv, KvpressLagKv, SnapKv, KeyDiff, Knorm>;
+using BuiltinPolicies =
+    TypeList<SinkWindow, LagKv, KvpressLagKv, SnapKv, KeyDiff, Knorm, SpindlePyramid>;
 
 /// Builds the policy that `spec` = "family[:option[:option...]]" names; "none" keeps every row.
 ///

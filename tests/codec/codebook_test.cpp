@@ -1,0 +1,666 @@
+// The just-in-time codebook: the greedy cover and its laws, look-ups, and the tiles that refer to it.
+#include "kvcodec/codec/codebook.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "kvcodec/codec/any_codec.hpp"
+#include "tests/support/compare.hpp"
+#include "tests/support/guard.hpp"
+#include "tests/support/inputs.hpp"
+
+namespace kvcodec {
+namespace {
+
+constexpr int kDim = 64;
+constexpr std::uint32_t kNone = CodebookTable::kNone;
+
+/// n rows around a few directions, closer to them or less so, of any length.
+std::vector<float> clustered_rows(std::int64_t n, int n_clusters, std::uint64_t seed,
+                                  int dim = kDim) {
+  test::Random random(seed);
+  const std::vector<float> centers = test::gauss_rows(n_clusters, dim, seed + 1);
+  std::vector<float> x;
+  for (std::int64_t row = 0; row < n; ++row) {
+    const auto cluster = static_cast<std::size_t>(random.below(n_clusters) * dim);
+    const double noise = 0.05 + 0.3 * random.uniform();
+    const double length = std::exp(random.gauss());
+    for (int c = 0; c < dim; ++c) {
+      const double center = static_cast<double>(centers[cluster + static_cast<std::size_t>(c)]);
+      x.push_back(static_cast<float>(length * (center + noise * random.gauss())));
+    }
+  }
+  return x;
+}
+
+double dot(const float* a, const float* b, int n = kDim) {
+  double sum = 0.0;
+  for (int c = 0; c < n; ++c) sum += static_cast<double>(a[c]) * static_cast<double>(b[c]);
+  return sum;
+}
+
+double norm(const float* x, int n = kDim) { return std::sqrt(dot(x, x, n)); }
+
+double cosine(const float* a, const float* b) { return dot(a, b) / (norm(a) * norm(b)); }
+
+/// The greedy rule written down once more: a matrix whose rows and columns are cleared.
+struct PlainGreedy {
+  PlainGreedy(const std::vector<float>& x, double theta) {
+    const std::size_t n = x.size() / kDim;
+    std::vector<std::vector<int>> graph(n, std::vector<int>(n));
+    for (std::size_t a = 0; a < n; ++a) {
+      for (std::size_t b = 0; b < n; ++b) {
+        graph[a][b] = a == b || cosine(x.data() + a * kDim, x.data() + b * kDim) > theta;
+      }
+    }
+    code.assign(n, -1);
+    for (;;) {
+      std::size_t best = 0;
+      int most = 0;
+      for (std::size_t a = 0; a < n; ++a) {
+        const int sum = std::accumulate(graph[a].begin(), graph[a].end(), 0);
+        if (sum > most) best = a, most = sum;
+      }
+      if (most == 0) return;
+      const std::vector<int> covered = graph[best];
+      for (std::size_t b = 0; b < n; ++b) {
+        if (covered[b] == 0) continue;
+        code[b] = static_cast<int>(chosen.size());
+        for (std::size_t a = 0; a < n; ++a) graph[a][b] = graph[b][a] = 0;
+      }
+      chosen.push_back(best);
+      degree.push_back(most);
+    }
+  }
+
+  std::vector<std::size_t> chosen;
+  std::vector<int> degree;
+  std::vector<int> code;
+};
+
+/// A table and what cover() said about some rows.
+struct Covered {
+  Covered(const std::vector<float>& rows, float theta,
+          const std::vector<std::int32_t>& weights = {}, CodebookMatch match = CodebookMatch::best)
+      : table(kDim, theta, match) {
+    add(rows, weights);
+  }
+  void add(const std::vector<float>& rows, const std::vector<std::int32_t>& weights = {}) {
+    x = rows;
+    index.assign(x.size() / kDim, 0);
+    magnitude.assign(index.size(), -1.0f);
+    table.cover(std::ssize(index), x.data(), weights.empty() ? nullptr : weights.data(),
+                index.data(), magnitude.data());
+  }
+  const float* row(std::size_t i) const { return x.data() + i * kDim; }
+  std::vector<float> entry(std::uint32_t i) const {
+    std::vector<float> values;
+    for (int c = 0; c < kDim; ++c) values.push_back(to_f32(table.entries()[i * kDim + c]));
+    return values;
+  }
+
+  CodebookTable table;
+  std::vector<float> x;
+  std::vector<std::uint32_t> index;
+  std::vector<float> magnitude;
+};
+
+GreedyCover greedy(const std::vector<float>& x, float theta, const std::int32_t* weights,
+                   std::vector<std::int64_t>* degrees = nullptr) {
+  std::vector<float> unit(x.size());
+  const auto n = std::ssize(x) / kDim;
+  for (std::int64_t i = 0; i < n; ++i)
+    normalise_row(kDim, x.data() + i * kDim, unit.data() + i * kDim);
+  const CosineGraph graph(n, kDim, unit.data(), theta);
+  if (degrees != nullptr) *degrees = graph.degrees(weights);
+  return cover_greedily(graph, weights);
+}
+
+TEST(Codebook, CoverIsAMaximalIndependentSet) {
+  for (const float theta : {0.0f, 0.6f, 0.9f, 0.95f, 0.98f}) {
+    const std::vector<float> x = clustered_rows(301, 12, 21);  // 301: panels and words not full
+    std::vector<std::int64_t> degrees;
+    const GreedyCover cover = greedy(x, theta, nullptr, &degrees);
+    const double t = static_cast<double>(theta);
+    for (std::size_t i = 0; i < cover.chosen.size(); ++i) {
+      for (std::size_t j = 0; j < i; ++j) {
+        ASSERT_LE(cosine(&x[cover.chosen[i] * kDim], &x[cover.chosen[j] * kDim]), t + 1e-6);
+      }
+    }
+    bool all_swapped = true;
+    for (std::size_t row = 0; row < 301; ++row) {
+      const std::size_t code = cover.code[row];
+      ASSERT_GT(cosine(&x[row * kDim], &x[cover.chosen[code] * kDim]), t - 1e-6);
+      const std::size_t other = cover.chosen[(code + 1) % cover.chosen.size()];
+      all_swapped = all_swapped && cosine(&x[row * kDim], &x[other * kDim]) > t - 1e-6;
+    }
+    EXPECT_FALSE(all_swapped) << "a wrong entry would not be noticed";
+    EXPECT_EQ(cover.degree[0], *std::max_element(degrees.begin(), degrees.end()));
+    EXPECT_TRUE(std::is_sorted(cover.degree.rbegin(), cover.degree.rend()));
+    EXPECT_GT(cover.chosen.size(), 1u);
+    EXPECT_LT(cover.chosen.size(), 301u);
+  }
+}
+
+TEST(Codebook, CoverMatchesThePlainRule) {
+  for (const std::uint64_t seed : {31u, 32u, 33u}) {
+    const std::vector<float> x = clustered_rows(150, 8, seed);
+    const PlainGreedy plain(x, 0.95);
+    const GreedyCover cover = greedy(x, 0.95f, nullptr);
+    ASSERT_EQ(cover.chosen.size(), plain.chosen.size()) << seed;
+    for (std::size_t i = 0; i < plain.chosen.size(); ++i) {
+      EXPECT_EQ(cover.chosen[i], plain.chosen[i]) << seed;
+      EXPECT_EQ(cover.degree[i], plain.degree[i]) << seed;
+    }
+    for (std::size_t i = 0; i < 150; ++i) EXPECT_EQ(static_cast<int>(cover.code[i]), plain.code[i]);
+  }
+}
+
+TEST(Codebook, WeightsAreRepetitions) {
+  const std::vector<float> x = clustered_rows(80, 6, 41);
+  test::Random random(42);
+  std::vector<std::int32_t> weights;
+  std::vector<float> repeated;
+  std::vector<std::size_t> origin;
+  for (std::size_t row = 0; row < 80; ++row) {
+    weights.push_back(1 + static_cast<std::int32_t>(random.below(4)));
+    for (std::int32_t i = 0; i < weights.back(); ++i) {
+      repeated.insert(repeated.end(), x.begin() + static_cast<std::ptrdiff_t>(row * kDim),
+                      x.begin() + static_cast<std::ptrdiff_t>((row + 1) * kDim));
+      origin.push_back(row);
+    }
+  }
+  const GreedyCover weighted = greedy(x, 0.95f, weights.data());
+  const PlainGreedy plain(repeated, 0.95);
+  ASSERT_EQ(weighted.chosen.size(), plain.chosen.size());
+  for (std::size_t i = 0; i < plain.chosen.size(); ++i) {
+    EXPECT_EQ(weighted.chosen[i], origin[plain.chosen[i]]);
+    EXPECT_EQ(weighted.degree[i], plain.degree[i]);
+  }
+  for (std::size_t i = 0; i < origin.size(); ++i) {
+    ASSERT_EQ(static_cast<int>(weighted.code[origin[i]]), plain.code[i]);
+  }
+  EXPECT_NE(greedy(x, 0.95f, nullptr).chosen, weighted.chosen) << "weights do not matter here";
+}
+
+TEST(Codebook, TiesGoToTheLowestRow) {
+  // Four pairs of equal degree, then single rows.
+  std::vector<float> x(10 * kDim);
+  for (std::size_t row = 0; row < 10; ++row) x[row * kDim + (row < 8 ? row % 4 : row)] = 2.0f;
+  const GreedyCover cover = greedy(x, 0.98f, nullptr);
+  EXPECT_EQ(cover.chosen, (std::vector<std::uint32_t>{0, 1, 2, 3, 8, 9}));
+  EXPECT_EQ(cover.degree, (std::vector<std::int64_t>{2, 2, 2, 2, 1, 1}));
+  const std::vector<std::int32_t> weights = {1, 1, 1, 1, 1, 1, 1, 1, 3, 3};
+  EXPECT_EQ(greedy(x, 0.98f, weights.data()).chosen,
+            (std::vector<std::uint32_t>{8, 9, 0, 1, 2, 3}));
+}
+
+TEST(Codebook, ErrorBoundMagnitudesAndRepresentatives) {
+  for (const float theta : {0.85f, 0.95f, 0.98f}) {
+    const Covered c(clustered_rows(400, 15, 51), theta);
+    const GreedyCover cover = greedy(c.x, theta, nullptr);
+    ASSERT_EQ(c.table.n_entries(), cover.chosen.size());
+    const double bound = std::sqrt(2.0 - 2.0 * static_cast<double>(theta));
+    double worst = 0.0;
+    for (std::size_t row = 0; row < c.index.size(); ++row) {
+      ASSERT_EQ(c.index[row], cover.code[row]);
+      const double length = norm(c.row(row));
+      EXPECT_NEAR(static_cast<double>(c.magnitude[row]), length, 1e-6 * length);
+      std::vector<float> difference = c.entry(c.index[row]);
+      for (std::size_t i = 0; i < kDim; ++i) {
+        difference[i] = difference[i] * c.magnitude[row] - c.row(row)[i];
+      }
+      const double error = norm(difference.data()) / length;
+      EXPECT_LE(error, bound + 5e-4);
+      worst = std::max(worst, error);
+      if (cover.chosen[c.index[row]] == row) {
+        EXPECT_LE(error, 5e-4) << "its own entry";
+      }
+    }
+    EXPECT_GT(worst, 0.8 * bound) << "rows are too alike to test the bound";
+  }
+}
+
+TEST(Codebook, CopiesOfRowsMatchWhateverTheRounding) {
+  test::Random random(61);
+  Covered c(test::gauss_rows(600, kDim, 62), CodebookTable::kMaxTheta);
+  ASSERT_EQ(c.table.n_entries(), 600u);
+  int below = 0;  // cosines with entries as they are stored, not brought back to length 1
+  for (std::size_t row = 0; row < 600; ++row) {
+    below += dot(c.row(row), c.entry(c.index[row]).data()) / norm(c.row(row)) <=
+             static_cast<double>(CodebookTable::kMaxTheta);
+  }
+  EXPECT_GT(below, 0) << "the rounding of entries does not matter here";
+  std::vector<float> scaled = c.x;
+  for (std::size_t row = 0; row < 600; ++row) {
+    const auto scale = static_cast<float>(std::exp(3.0 * random.gauss()));
+    for (std::size_t i = 0; i < kDim; ++i) scaled[row * kDim + i] *= scale;
+  }
+  const std::vector<std::uint32_t> before = c.index;
+  c.add(scaled);
+  EXPECT_EQ(c.index, before);
+  EXPECT_EQ(c.table.n_entries(), 600u);
+  // The same within one call.
+  const Covered twice(std::vector<float>(5 * kDim, 0.37f), CodebookTable::kMaxTheta);
+  EXPECT_EQ(twice.table.n_entries(), 1u);
+}
+
+TEST(Codebook, GrowsRowByRow) {
+  Covered c(clustered_rows(200, 10, 71), 0.95f);
+  const CodebookTable start = c.table;
+  const std::vector<float> more = clustered_rows(60, 14, 71);
+  for (std::size_t row = 0; row < 60; ++row) {
+    const std::uint32_t n = c.table.n_entries();
+    double best = -1.0;
+    std::uint32_t nearest = 0;
+    for (std::uint32_t e = 0; e < n; ++e) {
+      const double similar = cosine(&more[row * kDim], c.entry(e).data());
+      if (similar > best) best = similar, nearest = e;
+    }
+    c.add({more.begin() + static_cast<std::ptrdiff_t>(row * kDim),
+           more.begin() + static_cast<std::ptrdiff_t>((row + 1) * kDim)});
+    const bool grown = c.table.n_entries() == n + 1;
+    EXPECT_EQ(grown, !(best > 0.95)) << row;
+    EXPECT_EQ(c.index[0], grown ? n : nearest) << row;
+  }
+  EXPECT_GT(c.table.n_entries(), start.n_entries());
+  for (std::size_t i = 0; i < std::size_t{start.n_entries()} * kDim; ++i) {
+    ASSERT_EQ(c.table.entries()[i].bits, start.entries()[i].bits) << "old entries stay";
+  }
+}
+
+TEST(Codebook, BestOrFirstMatch) {
+  // Entries at 0, 30 and 15 degrees from the first axis; a row at 12 degrees matches all three.
+  const auto at = [](double degrees) {
+    std::vector<float> x(kDim);
+    x[0] = static_cast<float>(std::cos(degrees * 0.017453292519943295));
+    x[1] = static_cast<float>(std::sin(degrees * 0.017453292519943295));
+    return x;
+  };
+  for (const CodebookMatch match : {CodebookMatch::best, CodebookMatch::first}) {
+    Covered c(at(30.0), 0.99f, {}, match);
+    c.add(at(0.0));
+    c.add(at(15.0));
+    ASSERT_EQ(c.table.n_entries(), 3u);
+    Covered wide(at(30.0), 0.9f, {}, match);  // cos 30 = 0.87, cos 18 = 0.95, cos 12 = 0.98
+    wide.add(at(0.0));
+    ASSERT_EQ(wide.table.n_entries(), 2u);
+    wide.add(at(12.0));
+    EXPECT_EQ(wide.index[0], match == CodebookMatch::best ? 1u : 0u);
+    wide.add(at(18.0));
+    EXPECT_EQ(wide.index[0], 0u);
+  }
+}
+
+TEST(Codebook, EqualMatchesGoToTheLowestEntry) {
+  std::vector<float> x(2 * kDim);
+  x[0] = 1.0f;
+  x[kDim + 1] = 1.0f;
+  Covered c(x, 0.7f);
+  std::vector<float> between(kDim);
+  between[0] = between[1] = 1.0f;  // cosine 0.7071 with both
+  c.add(between);
+  EXPECT_EQ(c.index[0], 0u);
+  EXPECT_EQ(c.table.n_entries(), 2u);
+}
+
+TEST(Codebook, ManyRowsArePiecesInOrder) {
+  constexpr int dim = 4;
+  const std::int64_t n = CodebookTable::kPieceRows + 1000;
+  std::vector<float> x(static_cast<std::size_t>(n * dim));
+  for (std::int64_t row = 0; row < n; ++row) x[static_cast<std::size_t>(row * dim)] = 1.0f;
+  const auto turn = [&](std::int64_t row, int axis) {
+    x[static_cast<std::size_t>(row * dim)] = 0.0f;
+    x[static_cast<std::size_t>(row * dim + axis)] = 3.0f;
+  };
+  turn(5, 1);                              // becomes an entry in the first piece
+  turn(CodebookTable::kPieceRows + 1, 1);  // is found again in the second
+  turn(CodebookTable::kPieceRows + 2, 2);  // becomes an entry there
+  CodebookTable table(dim, 0.98f);
+  std::vector<std::uint32_t> index(static_cast<std::size_t>(n));
+  std::vector<float> magnitude(index.size());
+  table.cover(1, x.data(), nullptr, index.data(), magnitude.data());
+  std::vector<std::int32_t> weights(index.size(), 2);
+  table.cover(n, x.data(), weights.data(), index.data(), magnitude.data());
+  EXPECT_EQ(table.n_entries(), 3u);
+  for (std::int64_t row = 0; row < n; ++row) {
+    const std::uint32_t want = row == 5 || row == CodebookTable::kPieceRows + 1 ? 1u
+                               : row == CodebookTable::kPieceRows + 2           ? 2u
+                                                                                : 0u;
+    ASSERT_EQ(index[static_cast<std::size_t>(row)], want) << row;
+    ASSERT_EQ(magnitude[static_cast<std::size_t>(row)], want == 0 ? 1.0f : 3.0f) << row;
+  }
+  // A call that fails in its second piece takes back what the first one added.
+  turn(7, 3);
+  weights.back() = 0;
+  EXPECT_THROW(table.cover(n, x.data(), weights.data(), index.data(), magnitude.data()),
+               invalid_argument);
+  EXPECT_EQ(table.n_entries(), 3u);
+}
+
+TEST(Codebook, ZeroTinyHugeAndNonFiniteRows) {
+  constexpr float inf = std::numeric_limits<float>::infinity();
+  std::vector<float> x(7 * kDim);
+  x[0 * kDim] = -0.0f;
+  x[1 * kDim] = 0x1p-26f;                                 // |x| rounds to 0 in f16
+  x[2 * kDim] = std::numeric_limits<float>::quiet_NaN();  // counts as 0
+  x[3 * kDim + 1] = inf;                                  // one direction is left
+  x[4 * kDim + 1] = 1e30f;                                // the same one
+  x[5 * kDim + 1] = -7e4f;                                // opposite: cosine -1
+  x[6 * kDim + 2] = 0x1p-24f;                             // the smallest f16
+  const Covered c(x, 0.98f);
+  EXPECT_EQ(c.index, (std::vector<std::uint32_t>{kNone, kNone, kNone, 0, 0, 1, 2}));
+  EXPECT_EQ(c.magnitude,
+            (std::vector<float>{0.0f, 0.0f, 0.0f, kF16Max, kF16Max, kF16Max, 0x1p-24f}));
+  for (std::uint32_t e = 0; e < 3; ++e) EXPECT_EQ(norm(c.entry(e).data()), 1.0);
+}
+
+TEST(Codebook, CopiesAreIndependentAndTruncateForgets) {
+  Covered c(clustered_rows(100, 10, 81), 0.98f);
+  const std::uint32_t n = c.table.n_entries();
+  EXPECT_GE(c.table.bytes(), std::int64_t{n} * kDim * 2);
+  EXPECT_LE(c.table.bytes(), std::int64_t{n} * kDim * 2 * 9 / 8 + 256);
+  const CodebookTable child = c.table;
+  const std::vector<std::uint32_t> before = c.index;
+  c.add(test::gauss_rows(40, kDim, 85));
+  EXPECT_EQ(c.table.n_entries(), n + 40);
+  EXPECT_EQ(child.n_entries(), n);
+  c.table.truncate(n);
+  EXPECT_EQ(c.table.n_entries(), n);
+  c.add(clustered_rows(100, 10, 81));
+  EXPECT_EQ(c.index, before);
+  EXPECT_THROW(c.table.truncate(n + 1), invalid_argument);
+}
+
+TEST(Codebook, RefusesBadArguments) {
+  EXPECT_THROW(CodebookTable(0, 0.9f), invalid_argument);
+  EXPECT_THROW(CodebookTable(257, 0.9f), invalid_argument);
+  for (const float theta : {-0.1f, 1.0f, std::numeric_limits<float>::quiet_NaN()}) {
+    EXPECT_THROW(CodebookTable(kDim, theta), invalid_argument);
+  }
+  Covered c(clustered_rows(10, 3, 91), 0.98f);
+  const std::uint32_t n = c.table.n_entries();
+  const std::vector<float> x = test::gauss_rows(1, kDim, 92);
+  const std::int32_t none = 0;
+  EXPECT_THROW(c.table.cover(1, x.data(), &none, c.index.data(), c.magnitude.data()),
+               invalid_argument);
+  EXPECT_THROW(c.table.cover(-1, x.data(), nullptr, c.index.data(), c.magnitude.data()),
+               invalid_argument);
+  EXPECT_EQ(c.table.n_entries(), n);
+  EXPECT_NO_THROW(c.table.cover(0, nullptr, nullptr, nullptr, nullptr));
+}
+
+/// A tile of rows of a table, one row of it without entry.
+struct Tile {
+  explicit Tile(const std::string& options, const RopeTable* rope = nullptr)
+      : covered(clustered_rows(kTileRows, 9, 101), 0.9f) {
+    codec = Codebook::parse(options).bind(covered.table, rope);
+    test::Random random(102);
+    covered.index[13] = kNone;
+    covered.magnitude[13] = 0.0f;
+    for (int row = 0; row < kTileRows; ++row) {
+      positions.push_back(static_cast<std::int32_t>(random.below(4000)));
+    }
+    bytes.resize(codec.tile_bytes(kDim), std::byte{0xee});
+    codec.put_rows(0, kTileRows, covered.index.data(), covered.magnitude.data(), positions.data(),
+                   bytes.data());
+  }
+  std::vector<float> decode(Side side) const {
+    std::vector<float> x(kTileRows * kDim);
+    codec.decode_tile(side, kDim, bytes.data(), x.data());
+    return x;
+  }
+
+  Covered covered;
+  Codebook codec;
+  std::vector<std::int32_t> positions;
+  std::vector<std::byte> bytes;
+};
+
+RopeTable rope_table() {
+  std::vector<double> frequencies;
+  for (int i = 0; i < kDim / 2; ++i) frequencies.push_back(std::pow(10000.0, -2.0 * i / kDim));
+  return {frequencies, 4096};
+}
+
+TEST(CodebookTile, SizesAndFields) {
+  const Tile k("");
+  EXPECT_EQ(k.bytes.size(), 10u * kTileRows);
+  const Tile v("norope");
+  EXPECT_EQ(v.bytes.size(), 6u * kTileRows);
+  for (const Tile* t : {&k, &v}) {
+    for (int row = 0; row < kTileRows; ++row) {
+      const auto at = static_cast<std::size_t>(row);
+      EXPECT_EQ(t->codec.index_of(t->bytes.data(), row), t->covered.index[at]);
+      EXPECT_EQ(t->codec.magnitude_of(t->bytes.data(), row),
+                to_f32(to_f16(t->covered.magnitude[at])));
+      EXPECT_EQ(t->codec.position_of(t->bytes.data(), row), t == &k ? t->positions[at] : 0);
+    }
+  }
+}
+
+TEST(CodebookTile, WritesItsBytesAndNoOthers) {
+  for (const char* options : {"", "norope"}) {
+    const Tile tile(options);
+    test::Guarded<> bytes(tile.bytes.size());
+    tile.codec.clear_tile(bytes.data());
+    EXPECT_TRUE(bytes.intact());
+    std::vector<float> zero(kTileRows * kDim, 1.0f);
+    tile.codec.decode_tile(Side::key, kDim, bytes.data(), zero.data());
+    EXPECT_EQ(zero, std::vector<float>(zero.size()));
+    // Rows 20..39 of another tile, then the rest around them.
+    tile.codec.copy_rows(Side::key, kDim, tile.bytes.data(), bytes.data(), 20, 40);
+    EXPECT_TRUE(bytes.intact());
+    for (int row = 0; row < kTileRows; ++row) {
+      const bool copied = row >= 20 && row < 40;
+      EXPECT_EQ(tile.codec.index_of(bytes.data(), row),
+                copied ? tile.covered.index[static_cast<std::size_t>(row)] : kNone);
+    }
+    tile.codec.copy_rows(Side::key, kDim, tile.bytes.data(), bytes.data(), 0, 20);
+    tile.codec.put_rows(40, kTileRows, tile.covered.index.data() + 40,
+                        tile.covered.magnitude.data() + 40, tile.positions.data() + 40,
+                        bytes.data());
+    EXPECT_TRUE(test::same_bits(bytes.copy(), tile.bytes, options));
+  }
+}
+
+TEST(CodebookTile, ValuesAreMagnitudeTimesEntry) {
+  const RopeTable rope = rope_table();
+  for (const char* options : {"", "norope"}) {
+    const Tile tile(options, &rope);
+    const std::vector<float> x = tile.decode(Side::value);
+    for (std::size_t row = 0; row < kTileRows; ++row) {
+      for (std::size_t c = 0; c < kDim; ++c) {
+        const float want = row == 13 ? 0.0f
+                                     : to_f32(to_f16(tile.covered.magnitude[row])) *
+                                           tile.covered.entry(tile.covered.index[row])[c];
+        ASSERT_EQ(x[row * kDim + c], want);
+      }
+    }
+  }
+}
+
+TEST(CodebookTile, KeysAreTurnedToTheirPosition) {
+  const RopeTable rope = rope_table();
+  const Tile tile("", &rope);
+  const std::vector<float> plain = tile.decode(Side::value);
+  const std::vector<float> turned = tile.decode(Side::key);
+  double worst = 0.0;
+  double unturned = 0.0;
+  for (std::size_t row = 0; row < kTileRows; ++row) {
+    for (std::size_t i = 0; i < kDim / 2; ++i) {
+      const double angle =
+          tile.positions[row] * std::pow(10000.0, -2.0 * static_cast<double>(i) / kDim);
+      const double a = static_cast<double>(plain[row * kDim + i]);
+      const double b = static_cast<double>(plain[row * kDim + kDim / 2 + i]);
+      const double scale = 1.0 + static_cast<double>(tile.covered.magnitude[row]);
+      const double first = a * std::cos(angle) - b * std::sin(angle);
+      const double second = a * std::sin(angle) + b * std::cos(angle);
+      worst =
+          std::max(worst, std::abs(first - static_cast<double>(turned[row * kDim + i])) / scale);
+      worst = std::max(
+          worst, std::abs(second - static_cast<double>(turned[row * kDim + kDim / 2 + i])) / scale);
+      unturned = std::max(unturned, std::abs(first - a) / scale);
+    }
+  }
+  EXPECT_LT(worst, 1e-6);
+  EXPECT_GT(unturned, 1e-2);
+  // Without a RopeTable, or without positions, keys are not turned.
+  EXPECT_EQ(Tile("").decode(Side::key), plain);
+  EXPECT_EQ(Tile("norope", &rope).decode(Side::key), plain);
+}
+
+TEST(CodebookTile, ScoresAreProductsWithDecodedKeys) {
+  const RopeTable rope = rope_table();
+  for (const RopeTable* table : {&rope, static_cast<const RopeTable*>(nullptr)}) {
+    const Tile tile("", table);
+    const std::vector<float> x = tile.decode(Side::key);
+    for (const int n_q : {1, 4, 19}) {
+      const std::vector<float> q = test::gauss_rows(n_q, kDim, 111);
+      std::vector<float> got(static_cast<std::size_t>(n_q * kTileRows), -1.0f);
+      std::vector<double> want;
+      tile.codec.score_tile(kDim, tile.bytes.data(), 0, q.data(), n_q, got.data());
+      for (int i = 0; i < n_q; ++i) {
+        for (int row = 0; row < kTileRows; ++row)
+          want.push_back(dot(&q[static_cast<std::size_t>(i * kDim)],
+                             &x[static_cast<std::size_t>(row * kDim)]));
+      }
+      EXPECT_TRUE(test::close(got, want, kTileRows, {1e-5, 1e-5}, "scores"));
+    }
+  }
+}
+
+TEST(CodebookTile, SumsAreSumsOfDecodedValues) {
+  const Tile tile("norope");
+  const std::vector<float> x = tile.decode(Side::value);
+  std::vector<std::uint32_t> distinct = tile.covered.index;
+  std::sort(distinct.begin(), distinct.end());
+  const auto n_distinct = std::unique(distinct.begin(), distinct.end()) - distinct.begin();
+  EXPECT_LT(n_distinct, kTileRows / 2) << "nothing is shared";
+  for (const int n_q : {1, 4, 19}) {
+    const std::vector<float> w = test::gauss_rows(n_q, kTileRows, 112);
+    std::vector<float> got = test::gauss_rows(n_q, kDim, 113);
+    std::vector<double> want(got.begin(), got.end());
+    tile.codec.add_tile(kDim, tile.bytes.data(), 0, w.data(), n_q, got.data());
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      for (std::size_t row = 0; row < kTileRows; ++row) {
+        want[i] += static_cast<double>(w[i / kDim * kTileRows + row]) *
+                   static_cast<double>(x[row * kDim + i % kDim]);
+      }
+    }
+    EXPECT_TRUE(test::close(got, want, kDim, {2e-5, 1e-5}, "sums"));
+  }
+}
+
+TEST(CodebookTile, UnknownIndicesAndPositionsAreHarmless) {
+  const RopeTable rope = rope_table();
+  Tile tile("", &rope);
+  const std::uint32_t beyond = tile.covered.table.n_entries();
+  const float one = 1.0f;
+  const std::int32_t far = std::numeric_limits<std::int32_t>::max();
+  tile.codec.put_rows(0, 1, &beyond, &one, &far, tile.bytes.data());
+  const std::uint32_t last = beyond - 1;
+  tile.codec.put_rows(1, 2, &last, &one, &far, tile.bytes.data());
+  const std::vector<float> x = tile.decode(Side::key);
+  for (std::size_t c = 0; c < kDim; ++c) EXPECT_EQ(x[c], 0.0f);
+  EXPECT_NEAR(norm(&x[kDim]), 1.0, 1e-3);
+  std::vector<float> scores(kTileRows);
+  const std::vector<float> q = test::gauss_rows(1, kDim, 114);
+  tile.codec.score_tile(kDim, tile.bytes.data(), 0, q.data(), 1, scores.data());
+  EXPECT_EQ(scores[0], 0.0f);
+  std::vector<float> acc(kDim);
+  std::vector<float> w(kTileRows);
+  w[0] = 1.0f;
+  tile.codec.add_tile(kDim, tile.bytes.data(), 0, w.data(), 1, acc.data());
+  EXPECT_EQ(acc, std::vector<float>(kDim));
+}
+
+TEST(CodebookTile, MagnitudesStayFiniteF16) {
+  Tile tile("");
+  const std::uint32_t entry = 0;
+  const std::int32_t pos = 0;
+  const float values[] = {1e30f, std::numeric_limits<float>::infinity(),
+                          std::numeric_limits<float>::quiet_NaN(), 65519.0f};
+  const float want[] = {kF16Max, kF16Max, 0.0f, kF16Max};
+  for (int i = 0; i < 4; ++i) {
+    tile.codec.put_rows(i, i + 1, &entry, &values[i], &pos, tile.bytes.data());
+    EXPECT_EQ(tile.codec.magnitude_of(tile.bytes.data(), i), want[i]);
+  }
+}
+
+TEST(CodebookTile, EncodeLooksRowsUp) {
+  const Tile tile("");
+  std::vector<std::byte> bytes(tile.bytes.size());
+  std::vector<float> x = tile.covered.x;
+  EXPECT_TRUE(tile.codec.encode_tile(Side::key, kDim, x.data(), bytes.data()));
+  for (int row = 0; row < kTileRows; ++row) {
+    double best = -2.0;
+    std::uint32_t nearest = 0;
+    for (std::uint32_t e = 0; e < tile.covered.table.n_entries(); ++e) {
+      const double similar =
+          cosine(&x[static_cast<std::size_t>(row * kDim)], tile.covered.entry(e).data());
+      if (similar > best) best = similar, nearest = e;
+    }
+    EXPECT_EQ(tile.codec.index_of(bytes.data(), row), nearest);
+    EXPECT_EQ(tile.codec.position_of(bytes.data(), row), 0);
+    EXPECT_NEAR(static_cast<double>(tile.codec.magnitude_of(bytes.data(), row)),
+                norm(&x[static_cast<std::size_t>(row * kDim)]),
+                1e-3 * norm(&x[static_cast<std::size_t>(row * kDim)]));
+  }
+  x[3 * kDim] = std::numeric_limits<float>::quiet_NaN();
+  std::fill_n(x.begin() + 5 * kDim, kDim, 0.0f);
+  EXPECT_FALSE(tile.codec.encode_tile(Side::value, kDim, x.data(), bytes.data()));
+  EXPECT_EQ(tile.codec.index_of(bytes.data(), 5), kNone);
+  // No table: everything is zero.
+  const Codebook unbound;
+  EXPECT_TRUE(unbound.encode_tile(Side::key, kDim, tile.covered.x.data(), bytes.data()));
+  std::vector<float> y(x.size(), 1.0f);
+  unbound.decode_tile(Side::key, kDim, bytes.data(), y.data());
+  EXPECT_EQ(y, std::vector<float>(y.size()));
+}
+
+TEST(CodebookTile, LossIsBounded) {
+  for (const char* options : {"t0.98", "t0.95", "t0.6"}) {
+    const Codebook codec = Codebook::parse(options);
+    const Covered c(clustered_rows(kTileRows, 9, 121), codec.theta);
+    const Codebook bound = codec.bind(c.table, nullptr);
+    const std::vector<std::int32_t> positions(kTileRows);
+    std::vector<std::byte> bytes(bound.tile_bytes(kDim));
+    bound.put_rows(0, kTileRows, c.index.data(), c.magnitude.data(), positions.data(),
+                   bytes.data());
+    std::vector<float> y(c.x.size());
+    bound.decode_tile(Side::key, kDim, bytes.data(), y.data());
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] -= c.x[i];
+    const double loss = std::pow(
+        norm(y.data(), static_cast<int>(y.size())) / norm(c.x.data(), static_cast<int>(y.size())),
+        2.0);
+    EXPECT_LE(loss, codec.loss(kDim).high);
+    EXPECT_GE(loss, codec.loss(kDim).low);
+  }
+}
+
+TEST(Codebook, OptionsNamesAndType) {
+  EXPECT_EQ(Codebook::parse("").name(), "codebook:t0.98");
+  for (const std::string name : {"codebook:t0.95:head:first:norope", "codebook:t0.98:norope"}) {
+    EXPECT_EQ(Codebook::parse(name.substr(9)).name(), name);
+  }
+  EXPECT_EQ(Codebook::parse("t0.95:layer").scope, CodebookScope::layer);
+  for (const std::string bad :
+       {"t1", "t-0.1", "t", "0.98", "tnan", "heads", ":", "t0.98:", "T0.9"}) {
+    EXPECT_THROW(Codebook::parse(bad), invalid_argument) << bad;
+  }
+  const AnyCodec any = Codebook::parse("t0.9");
+  ASSERT_NE(any.as<Codebook>(), nullptr);
+  EXPECT_EQ(any.as<Codebook>()->theta, 0.9f);
+  EXPECT_TRUE(any.row_independent());
+  EXPECT_FALSE(any.key_only());
+  EXPECT_EQ(any.as<Codebook>()->make_table(128).theta(), 0.9f);
+}
+
+}  // namespace
+}  // namespace kvcodec
