@@ -1,8 +1,10 @@
-// Family "lagkv-stream": policy "lagkv" fed token by token and in chunks, against the authors' code.
+// Family "lagkv-stream": a cache with policy "lagkv", fed token by token and in chunks, against the
+// authors' code.
 #include <algorithm>
-#include <array>
 #include <vector>
 
+#include "kvcodec/cache/cache.hpp"
+#include "kvcodec/codec/make_codec.hpp"
 #include "src/verify/policy_rows.hpp"
 #include "src/verify/runners.hpp"
 
@@ -11,55 +13,69 @@ namespace {
 
 using Numbers = std::vector<std::int64_t>;
 
-/// The streaming rule of policy.hpp over the rows of a case: whenever a chunk has its rows ahead, it
-/// is judged; what was judged once is not judged again.
+/// One sequence of a cache with the policy and codecs that lose nothing.
 class Stream {
  public:
-  Stream(const AnyPolicy& policy, std::int64_t n_sink, const HeadRows& rows)
-      : policy_(policy),
-        n_sink_(n_sink),
-        rows_(rows),
-        kept_(static_cast<std::size_t>(rows.n_heads)) {}
+  Stream(const AnyPolicy& policy, std::int32_t n_sink, const HeadRows& rows)
+      : rows_(rows), cache_(config(policy, n_sink, rows)), seq_(cache_.open()) {}
 
   void append(std::int64_t n) {
-    for (Numbers& kept : kept_) {
-      for (std::int64_t t = n_tokens_; t < n_tokens_ + n; ++t) kept.push_back(t);
-    }
-    n_tokens_ += n;
-    const std::int64_t chunk = policy_.chunk_rows();
-    const std::int64_t first = n_sink_ + n_judged_;
-    const std::int64_t free = n_tokens_ - first - policy_.lookahead_rows();
-    const std::int64_t n_rows = std::max<std::int64_t>(free, 0) / chunk * chunk;
-    if (n_rows == 0) return;
-    for (std::int64_t head = 0; head < rows_.n_heads; ++head) {
-      Numbers& kept = kept_[static_cast<std::size_t>(head)];
-      kept.resize(kept.size() - static_cast<std::size_t>(n_tokens_ - first));
-      for (const std::int64_t t :
-           kept_of(policy_, rows_, head, first, n_rows, n_tokens_ - first - n_rows)) {
-        kept.push_back(t);
-      }
-      for (std::int64_t t = first + n_rows; t < n_tokens_; ++t) kept.push_back(t);
-    }
-    n_judged_ += n_rows;
+    const auto next = [&](const std::vector<float>& x) {
+      Rows<float> r{x.data() + n_tokens() * rows_.head_dim, n, rows_.head_dim,
+                    rows_.n_tokens * rows_.head_dim};
+      return AnyRows(r);
+    };
+    cache_.append(seq_, 0, next(rows_.k), next(rows_.v));
   }
 
-  std::int64_t n_tokens() const noexcept { return n_tokens_; }
-  const Numbers& kept(std::int64_t head) const { return kept_[static_cast<std::size_t>(head)]; }
+  std::int64_t n_tokens() const { return cache_.n_tokens(seq_); }
   /// The same for every head, or the case fails.
   std::int64_t n_kept() const {
-    for (const Numbers& kept : kept_) {
-      require(kept.size() == kept_[0].size(), "heads keep different numbers of rows");
+    for (std::int32_t head = 0; head < rows_.n_heads; ++head) {
+      require(cache_.n_kept(seq_, 0, head) == cache_.n_kept(seq_, 0, 0),
+              "heads keep different numbers of rows");
     }
-    return static_cast<std::int64_t>(kept_[0].size());
+    return cache_.n_kept(seq_, 0, 0);
+  }
+  /// Positions of the rows of one head, oldest first.
+  Numbers kept(std::int64_t head) const {
+    ViewBuffers buffers;
+    const KvView view = cache_.view(0, {&seq_, 1}, buffers);
+    Numbers positions;
+    const auto add = [&](const RawRows& raw) {
+      for (std::int32_t i = 0; i < raw.n_rows; ++i) {
+        positions.push_back(raw.pos != nullptr ? raw.pos[i] : raw.first_pos + i);
+      }
+    };
+    add(view.sinks[head]);
+    for (std::int64_t row = 0; row < view.encoded_rows(head); ++row) {
+      const std::int64_t page = view.page_of(head, row);
+      positions.push_back(
+          view.slot_pos[page * view.format.page_size + row % view.format.page_size]);
+    }
+    add(view.kept[head]);
+    add(view.recent[head]);
+    return positions;
   }
 
  private:
-  AnyPolicy policy_;
-  std::int64_t n_sink_;
+  static CacheConfig config(const AnyPolicy& policy, std::int32_t n_sink, const HeadRows& rows) {
+    CacheConfig c;
+    const auto n_heads = static_cast<std::int32_t>(rows.n_heads);
+    c.shape = {n_heads, n_heads, rows.head_dim};
+    LayerConfig layer;
+    layer.k.codec = make_codec("f32");
+    layer.v.codec = make_codec("f32");
+    layer.n_sink = n_sink;
+    layer.policy = policy;
+    c.layers.push_back(layer);
+    c.max_tokens = rows.n_tokens;
+    return c;
+  }
+
   const HeadRows& rows_;
-  std::int64_t n_tokens_ = 0;
-  std::int64_t n_judged_ = 0;
-  std::vector<Numbers> kept_;
+  Cache cache_;
+  SeqId seq_;
 };
 
 /// What one feeding of a case should give; arrays are [number of chunks].
@@ -69,7 +85,7 @@ struct Feeding {
   Numbers length_attended;  ///< rows that the chunk's own tokens see: nothing evicted yet
 };
 
-void check_feeding(const AnyPolicy& policy, std::int64_t n_sink, const HeadRows& rows,
+void check_feeding(const AnyPolicy& policy, std::int32_t n_sink, const HeadRows& rows,
                    const Feeding& feeding, const std::vector<Numbers>& final_kept,
                    const std::string& what) {
   Stream stream(policy, n_sink, rows);
@@ -87,8 +103,9 @@ void check_feeding(const AnyPolicy& policy, std::int64_t n_sink, const HeadRows&
   }
 }
 
-/// Rows that freezing events of a token-wise feeding leave: [n_events, 4], see the case.
-void check_events(const AnyPolicy& policy, std::int64_t n_sink, const HeadRows& rows,
+/// The token-wise feeding as seen by attention after each append, and its evictions: [n_events, 4],
+/// token, rows before, rows after, rows after without the tail.
+void check_events(const AnyPolicy& policy, std::int32_t n_sink, const HeadRows& rows,
                   const Numbers& immediate, const Numbers& events) {
   Stream stream(policy, n_sink, rows);
   Numbers own;
@@ -109,11 +126,11 @@ void check_events(const AnyPolicy& policy, std::int64_t n_sink, const HeadRows& 
 
 std::string run_lagkv_stream(const Case& c) {
   const HeadRows rows(c);
-  const std::int64_t n_sink = c.parameter<std::int64_t>("sink_S");
-  const AnyPolicy policy = make_policy("lagkv:l" + std::to_string(c.parameter<int>("lag_size_L")) +
-                                       ":r" + format_double(c.parameter<double>("kept_fraction_r")) +
-                                       ":w" +
-                                       format_double(c.parameter<double>("value_score_weight")));
+  const auto n_sink = c.parameter<std::int32_t>("sink_S");
+  const AnyPolicy policy =
+      make_policy("lagkv:l" + std::to_string(c.parameter<int>("lag_size_L")) + ":r" +
+                  format_double(c.parameter<double>("kept_fraction_r")) + ":w" +
+                  format_double(c.parameter<double>("value_score_weight")));
   const LagKv& lag = *policy.as<LagKv>();
   require(lag.kept_per_partition() == c.parameter<std::int64_t>("kept_per_partition"),
           "kept_per_partition is " + std::to_string(lag.kept_per_partition()));
