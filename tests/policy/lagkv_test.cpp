@@ -202,7 +202,7 @@ TEST(LagKv, DegenerateInputGivesFiniteScoresAndTheRightCount) {
     for (int c = 0; c < kDim; ++c) {
       if (t >= lag && c > 0) one_live.key(t, c) = one_live.value(t, c) = 2.0f;
       if (t >= lag) tiny.key(t, c) = tiny.value(t, c) = t % 2 == 0 ? 0.0f : 1e-45f;
-      if (t < lag) tiny.key(t, c) *= 1e38f;
+      if (t < lag) tiny.key(t, c) *= 5e37f;
       huge.key(t, c) = huge.value(t, c) = (t + c) % 3 == 0 ? 3.4e38f : -3.4e38f;
     }
   }

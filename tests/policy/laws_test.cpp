@@ -123,7 +123,7 @@ TEST_P(PolicyLaws, EveryInputOfOneSizeKeepsTheSameNumberOfRows) {
 }
 
 TEST_P(PolicyLaws, TiesInAChunkGoToTheLowerPosition) {
-  if (!streams()) GTEST_SKIP() << "policies at the prompt have tests of their own";
+  if (!streams()) return;  // what ties there depends on the policy: prompt_test.cpp
   const PolicyInput in = input(0, test::Input::constant);
   const std::vector<KeepMask> masks = test::masks_of(policy(), in.rows(0, n_rows(), n_ahead()));
   EXPECT_TRUE(std::is_sorted(masks.rbegin(), masks.rend()));

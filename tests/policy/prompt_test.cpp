@@ -112,7 +112,7 @@ TEST(KeyDiff, FindsTheKeysThatPointElsewhere) {
   std::vector<double> score(40);
   keydiff_scores(kDim, 40, in.k.data(), score.data());
   EXPECT_NEAR(score[11], 1.0, 1e-3);
-  EXPECT_NEAR(score[30], 0.0, 1e-2);
+  EXPECT_NEAR(score[30], 0.0, 0.05) << "its own share of the anchor";
 }
 
 TEST(KeyDiff, LengthsOfKeysPlayNoRole) {
