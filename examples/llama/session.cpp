@@ -19,6 +19,12 @@ kvcodec::CacheConfig checked(const Model& model, kvcodec::CacheConfig config) {
   return config;
 }
 
+/// Codebooks of keys need to know how the model rotates.
+kvcodec::CacheConfig with_frequencies(const Model& model, kvcodec::CacheConfig config) {
+  if (config.rope_frequencies.empty()) config.rope_frequencies = model.rope_frequencies();
+  return config;
+}
+
 }  // namespace
 
 Engine::Engine(const Model& model, kvcodec::CacheConfig config)
@@ -26,8 +32,10 @@ Engine::Engine(const Model& model, kvcodec::CacheConfig config)
 
 Engine::Engine(const Model& model, const std::string& plan, std::int64_t max_tokens,
                std::int32_t max_sequences)
-    : Engine(model, kvcodec::make_cache_config(plan, model.head_shape(), model.config().n_layers,
-                                               max_tokens, max_sequences)) {}
+    : Engine(model, with_frequencies(
+                        model, kvcodec::make_cache_config(plan, model.head_shape(),
+                                                          model.config().n_layers, max_tokens,
+                                                          max_sequences))) {}
 
 Session Engine::open() { return {*this, cache_.open()}; }
 

@@ -6,6 +6,7 @@
 #include <map>
 #include <new>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "kvcodec/core/arith.hpp"
@@ -49,6 +50,25 @@ void check_staging(const std::string& where, const LayerConfig& c, const PageFor
                     c.v.codec.name() + " must not share scales between heads");
 }
 
+/// Codebooks store rows as the model made them: keys unrotated, so that they are alike.
+void check_books(const std::string& where, const LayerConfig& c, const CacheConfig& config) {
+  for (const SideConfig* side : {&c.k, &c.v}) {
+    const char* name = side == &c.k ? "k" : "v";
+    const Codebook* book = side->codec.as<Codebook>();
+    if (book == nullptr) continue;
+    if (side->center.kind != Centering::Kind::none || !side->transform.is_identity()) {
+      throw unsupported(where + " " + name + ": codec " + side->codec.name() +
+                        " takes rows as they are, without a center and transforms");
+    }
+    const auto half = static_cast<std::size_t>(config.shape.head_dim / 2);
+    if (side == &c.k && book->positions && config.rope_frequencies.size() != half) {
+      throw invalid_argument(where + " k: codec " + side->codec.name() + " with rope_frequencies.size() = " +
+                             std::to_string(config.rope_frequencies.size()) + ", allowed: head_dim / 2 = " +
+                             std::to_string(half) + ", or the codec's option norope");
+    }
+  }
+}
+
 LayerInfo make_layer(const CacheConfig& config, std::size_t index) {
   const std::string where = "CacheConfig layer " + std::to_string(index);
   LayerInfo layer;
@@ -56,6 +76,11 @@ LayerInfo make_layer(const CacheConfig& config, std::size_t index) {
   layer.n_layers = static_cast<std::int32_t>(config.layers.size());
   layer.shape = config.shape;
   layer.config = config.layers[index];
+  if (const Codebook* book = layer.book(Side::value)) {
+    Codebook values = *book;
+    values.positions = false;
+    layer.config.v.codec = values;
+  }
   const LayerConfig& c = layer.config;
   check_range(where, "n_sink", c.n_sink, 0, 65536);
   check_range(where, "n_recent", c.n_recent, 0, 65536);
@@ -69,9 +94,11 @@ LayerInfo make_layer(const CacheConfig& config, std::size_t index) {
   check_side(where, c.v, "v", config.shape.head_dim);
   layer.format = make_page_format(c.k.codec, c.v.codec, config.shape.head_dim,
                                   config.shape.n_kv_heads, config.page_size);
+  check_books(where, c, config);
   layer.config.k.codec = c.k.codec.with_tables(config.shape.head_dim);
   layer.config.v.codec = c.v.codec.with_tables(config.shape.head_dim);
-  layer.stages_rows = static_cast<bool>(c.policy);
+  layer.stages_rows = static_cast<bool>(c.policy) || layer.book(Side::key) != nullptr ||
+                      layer.book(Side::value) != nullptr;
   if (layer.stages_rows) check_staging(where, c, layer.format);
   layer.k_dtype = c.k.raw_dtype.value_or(default_raw_dtype(c.k.codec));
   layer.v_dtype = c.v.raw_dtype.value_or(default_raw_dtype(c.v.codec));
@@ -84,6 +111,16 @@ void add_center(const LayerInfo& info, const Center& center, std::vector<float>&
   const auto n = static_cast<std::size_t>(info.shape.n_kv_heads * info.shape.head_dim);
   if (center.values() == nullptr) to.resize(to.size() + n);
   else to.insert(to.end(), center.values(), center.values() + n);
+}
+
+/// The codecs of one sequence's heads, reading its codebooks.
+void add_books(const LayerInfo& info, const LayerStore& store, Side side,
+               std::vector<AnyCodec>& to) {
+  const Codebook* book = info.book(side);
+  for (std::int32_t head = 0; book != nullptr && head < info.shape.n_kv_heads; ++head) {
+    to.emplace_back(
+        book->bind(store.books(side).table(head), side == Side::key ? info.rope : nullptr));
+  }
 }
 
 /// Adds one sequence to the buffers of a view.
@@ -118,6 +155,8 @@ void add_to_view(const LayerInfo& info, const LayerStore& store, ViewBuffers& b)
     b.kept.back().pos = staged.pos(head);
     if (info.config.policy.per_query_head()) b.kept.back().mask = staged.mask(head);
   }
+  add_books(info, store, Side::key, b.k_codecs);
+  add_books(info, store, Side::value, b.v_codecs);
   add_center(info, store.center(Side::key), b.k_center);
   add_center(info, store.center(Side::value), b.v_center);
 }
@@ -126,6 +165,7 @@ void add_to_view(const LayerInfo& info, const LayerStore& store, ViewBuffers& b)
 
 struct Cache::Impl {
   CacheConfig config;
+  std::optional<RopeTable> rope;
   std::vector<LayerInfo> layers;
   std::vector<PagePool> pools;  ///< one per page size in bytes
   std::vector<std::optional<Sequence>> sequences;
@@ -138,7 +178,14 @@ struct Cache::Impl {
     check_range("CacheConfig", "max_tokens", config.max_tokens, 1,
                 std::numeric_limits<std::int32_t>::max());
     check_range("CacheConfig", "max_sequences", config.max_sequences, 1, 1 << 20);
-    for (std::size_t i = 0; i < config.layers.size(); ++i) layers.push_back(make_layer(config, i));
+    if (!config.rope_frequencies.empty()) {
+      rope.emplace(config.rope_frequencies, static_cast<std::int32_t>(config.max_tokens));
+    }
+    for (std::size_t i = 0; i < config.layers.size(); ++i) {
+      layers.push_back(make_layer(config, i));
+      const Codebook* book = layers.back().book(Side::key);
+      if (book != nullptr && book->positions) layers.back().rope = &*rope;
+    }
     make_pools();
     sequences.resize(static_cast<std::size_t>(config.max_sequences));
     scratch.row.resize(static_cast<std::size_t>(config.shape.head_dim));
@@ -266,6 +313,7 @@ struct Cache::Impl {
     for (std::size_t l = 0; l < layers.size(); ++l) {
       const LayerStore& store = s.layers[l];
       b.payload += store.n_pages() * static_cast<std::int64_t>(layers[l].format.page_bytes());
+      b.payload += store.books(Side::key).bytes() + store.books(Side::value).bytes();
       b.window += store.window_bytes();
       b.tables += store.table_bytes(layers[l]);
       b.n_values += 2 * store.n_tokens() * config.shape.n_kv_heads * config.shape.head_dim;
@@ -394,13 +442,20 @@ bool Cache::has_clamped(SeqId seq) const { return impl_->at(seq).clamped; }
 
 CacheBytes Cache::bytes() const noexcept {
   CacheBytes all;
+  std::set<const CodebookTable*> books;  // a fork shares them
   for (const auto& s : impl_->sequences) {
     if (!s) continue;
     const CacheBytes one = impl_->bytes_of(*s);
     all.window += one.window;
     all.tables += one.tables;
     all.n_values += one.n_values;
+    for (const LayerStore& store : s->layers) {
+      for (const Side side : {Side::key, Side::value}) {
+        for (const auto& table : store.books(side).tables()) books.insert(table.get());
+      }
+    }
   }
+  for (const CodebookTable* book : books) all.payload += book->bytes();
   for (const PagePool& pool : impl_->pools) {
     const std::int64_t used = pool.n_pages() - pool.n_free();
     all.payload += used * static_cast<std::int64_t>(pool.page_bytes());
@@ -428,6 +483,8 @@ KvView Cache::view(std::int32_t layer, std::span<const SeqId> seqs, ViewBuffers&
   b.recent.clear();
   b.k_center.clear();
   b.v_center.clear();
+  b.k_codecs.clear();
+  b.v_codecs.clear();
   for (const SeqId seq : seqs) add_to_view(info, impl_->at(seq).layers[l], b);
   KvView view;
   view.shape = info.shape;
@@ -447,6 +504,8 @@ KvView Cache::view(std::int32_t layer, std::span<const SeqId> seqs, ViewBuffers&
   view.sinks = b.sinks.data();
   if (info.stages_rows) view.kept = b.kept.data();
   view.recent = b.recent.data();
+  if (!b.k_codecs.empty()) view.k_codecs = b.k_codecs.data();
+  if (!b.v_codecs.empty()) view.v_codecs = b.v_codecs.data();
   if (!b.k_center.empty()) view.k_center = b.k_center.data();
   if (!b.v_center.empty()) view.v_center = b.v_center.data();
   view.k_raw_dtype = info.k_dtype;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvcodec/cache/cache_config.hpp"
+#include "kvcodec/codec/codebook.hpp"
 #include "kvcodec/page/page_format.hpp"
 
 namespace kvcodec {
@@ -20,12 +21,15 @@ struct LayerInfo {
   std::size_t pool = 0;  ///< index into the cache's pools
   std::int32_t index = 0;
   std::int32_t n_layers = 1;
+  const RopeTable* rope = nullptr;  ///< for codebooks of keys; null: keys come without rotation
   bool stages_rows = false;  ///< rows pass through StagedRows, and pages list their positions
 
   int n_streams() const noexcept { return shape.n_kv_heads / format.span; }
   const SideConfig& side(Side s) const noexcept { return s == Side::key ? config.k : config.v; }
   DType raw_dtype(Side s) const noexcept { return s == Side::key ? k_dtype : v_dtype; }
 
+  /// The side's codec if it is a codebook.
+  const Codebook* book(Side s) const noexcept { return side(s).codec.as<Codebook>(); }
   bool judges_at_prompt() const noexcept {
     return static_cast<bool>(config.policy) && config.policy.chunk_rows() == 0;
   }
@@ -55,7 +59,8 @@ struct AppendScratch {
   std::vector<std::byte> tile;      ///< the largest tile of the cache
   std::vector<float> judged_k;      ///< [chunk + lookahead, head_dim] of the largest policy
   std::vector<float> judged_v;      ///< the same
-  std::vector<KeepMask> judgement;  ///< [chunk]
+  std::vector<KeepMask> judgement;  ///< [n_kv_heads, chunk]
+  std::vector<std::int64_t> n_rows;  ///< [n_kv_heads]
 };
 
 }  // namespace kvcodec

@@ -13,6 +13,8 @@ LayerStore::LayerStore(const LayerInfo& layer, std::int64_t max_tokens, std::int
       recent_(layer, layer.capacity()),
       k_center_(layer, Side::key),
       v_center_(layer, Side::value),
+      k_books_(layer, Side::key),
+      v_books_(layer, Side::value),
       pages_(static_cast<std::size_t>(layer.n_streams())) {
   const std::int64_t centered = std::min(max_tokens, n_centered() + layer.keep());
   if (n_centered() > 0 && centered > recent_.capacity()) recent_.resize(centered, 0);

@@ -11,6 +11,7 @@
 
 #include "kvcodec/core/rows.hpp"
 #include "kvcodec/page/page_pool.hpp"
+#include "src/cache/books.hpp"
 #include "src/cache/center.hpp"
 #include "src/cache/layer_info.hpp"
 #include "src/cache/raw_store.hpp"
@@ -43,6 +44,9 @@ class LayerStore {
   const RawStore& sinks() const noexcept { return sinks_; }
   const RawStore& recent() const noexcept { return recent_; }
   const StagedRows& staged() const noexcept { return staged_; }
+  const Books& books(Side side) const noexcept {
+    return side == Side::key ? k_books_ : v_books_;
+  }
   const Center& center(Side side) const noexcept {
     return side == Side::key ? k_center_ : v_center_;
   }
@@ -123,6 +127,7 @@ class LayerStore {
   RawStore recent_;
   StagedRows staged_;
   Center k_center_, v_center_;
+  Books k_books_, v_books_;
   std::vector<std::vector<std::int32_t>> pages_;  ///< per stream
 
   // What was observed of the prompt's attention.

@@ -72,22 +72,44 @@ void LayerStore::stage(std::int64_t n, const KeepMask* masks) noexcept {
 
 void LayerStore::encode_staged(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch) {
   const PageFormat& format = layer.format;
+  std::vector<std::int64_t>& n_rows = scratch.n_rows;
+  n_rows.clear();
+  std::int64_t all = 0;
   for (int head = 0; head < layer.shape.n_kv_heads; ++head) {
-    const std::int64_t whole = staged_.n(head) / kTileRows * kTileRows;
-    for (std::int64_t first = 0; first < whole; first += kTileRows) {
+    n_rows.push_back(staged_.n(head) / kTileRows * kTileRows);
+    all += n_rows.back();
+  }
+  if (all == 0) return;
+  BookCodes codes[2];
+  for (const Side side : {Side::key, Side::value}) {
+    Books& books = side == Side::key ? k_books_ : v_books_;
+    if (!books.empty()) {
+      codes[static_cast<int>(side)] = books.cover(layer, side, staged_, n_rows);
+    }
+  }
+  std::size_t code = 0;  // of the rows of earlier heads and tiles
+  for (int head = 0; head < layer.shape.n_kv_heads; ++head) {
+    const std::int64_t n = n_rows[static_cast<std::size_t>(head)];
+    for (std::int64_t first = 0; first < n; first += kTileRows, code += kTileRows) {
       std::int32_t number = 0;
       std::byte* page = writable_page(layer, pool, head, &number);
       const auto slot = static_cast<int>(n_encoded(head) % format.page_size);
-      const int strip = slot / kTileRows;
-      encode_tile(layer, scratch, Side::key, staged_.rows(), head, first, 0,
-                  format.k_tile(page, strip, 0).tile);
-      encode_tile(layer, scratch, Side::value, staged_.rows(), head, first, 0,
-                  format.v_tile(page, strip, 0).tile);
-      std::copy_n(staged_.pos(head) + first, kTileRows, pool.positions(number) + slot);
+      const std::int32_t* pos = staged_.pos(head) + first;
+      for (const Side side : {Side::key, Side::value}) {
+        std::byte* tile = side == Side::key ? format.k_tile(page, slot / kTileRows, 0).tile
+                                            : format.v_tile(page, slot / kTileRows, 0).tile;
+        const BookCodes& c = codes[static_cast<int>(side)];
+        if (const Codebook* book = layer.book(side)) {
+          book->put_rows(0, kTileRows, c.index.data() + code, c.magnitude.data() + code, pos, tile);
+        } else {
+          encode_tile(layer, scratch, side, staged_.rows(), head, first, 0, tile);
+        }
+      }
+      std::copy_n(pos, kTileRows, pool.positions(number) + slot);
       std::copy_n(staged_.mask(head) + first, kTileRows, pool.masks(number) + slot);
       n_encoded_[static_cast<std::size_t>(head)] += kTileRows;
     }
-    if (whole > 0) staged_.drop_front(head, whole);
+    if (n > 0) staged_.drop_front(head, n);
   }
 }
 

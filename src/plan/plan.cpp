@@ -2,6 +2,7 @@
 #include "kvcodec/plan/plan.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "kvcodec/codec/make_codec.hpp"
@@ -13,7 +14,7 @@ namespace kvcodec {
 namespace {
 
 constexpr const char* kKeys =
-    "k, v, kv, sink, recent, flush, rollback, policy, kraw, vraw, raw, page";
+    "k, v, kv, sink, recent, flush, rollback, policy, kraw, vraw, raw, page, rope";
 constexpr const char* kMeanHelp = "n<rows>: 1..1000000 (default 256)";
 
 [[noreturn]] void fail(const std::string& what) { throw invalid_argument("plan: " + what); }
@@ -65,7 +66,20 @@ void set_side(SideConfig& side, const std::string& value) {
     const std::string part = trim(parts[i]);
     if (!set_center(side, part)) side.transform.append(make_transform(part));
   }
-  side.codec = make_codec(trim(parts.back()));
+  side.codec = make_codec<CacheCodecs>(trim(parts.back()));
+}
+
+/// theta^(-2 i / head_dim), the usual ones; an engine with others sets them itself.
+std::vector<double> rope_frequencies(const std::string& value, std::int32_t head_dim) {
+  float theta = 0.0f;
+  if (!parse_float(value, 1.0f, 1e9f, theta)) {
+    fail("rope = \"" + value + "\", allowed: a base of 1..1e9, such as 10000");
+  }
+  std::vector<double> f;
+  for (std::int32_t i = 0; i < head_dim / 2; ++i) {
+    f.push_back(std::pow(static_cast<double>(theta), -2.0 * i / head_dim));
+  }
+  return f;
 }
 
 void set_key(CacheConfig& config, LayerConfig& layer, const std::string& key,
@@ -79,6 +93,7 @@ void set_key(CacheConfig& config, LayerConfig& layer, const std::string& key,
   if (key == "flush") layer.flush_rows = parse_count(key, value, kTileRows, 65536);
   if (key == "policy") layer.policy = make_policy(value);
   if (key == "rollback") layer.rollback_rows = parse_count(key, value, 0, 65536);
+  if (key == "rope") config.rope_frequencies = rope_frequencies(value, config.shape.head_dim);
   if (key == "page") config.page_size = parse_count(key, value, kTileRows, 65536);
 }
 
@@ -87,7 +102,9 @@ void check_key(const std::string& key, bool all_layers) {
   const bool known =
       std::any_of(keys.begin(), keys.end(), [&](const std::string& k) { return trim(k) == key; });
   if (!known) fail("unknown key \"" + key + "\", allowed: " + kKeys);
-  if (key == "page" && !all_layers) fail("key page is for all layers, not for some of them");
+  if ((key == "page" || key == "rope") && !all_layers) {
+    fail("key " + key + " is for all layers, not for some of them");
+  }
 }
 
 struct LayerRange {
@@ -209,7 +226,7 @@ CacheConfig make_cache_config(const std::string& plan, const HeadShape& shape,
     const LayerConfig& layer = config.layers[l];
     if (layer.k.codec && layer.v.codec) continue;
     fail("layer " + std::to_string(l) + " has no codec for " + (layer.k.codec ? "v" : "k") +
-         ", codecs: " + codec_families());
+         ", codecs: " + codec_families<CacheCodecs>());
   }
   return config;
 }
@@ -233,7 +250,7 @@ std::string to_plan(const CacheConfig& config) {
 
 std::string plan_help() {
   std::string text = "codecs:\n";
-  BuiltinCodecs::for_each(
+  CacheCodecs::for_each(
       [&]<class C>() { text += std::string("  ") + C::family + "  " + C::options_help + "\n"; });
   text += "transforms (in front of a codec, with +):\n";
   BuiltinTransforms::for_each(

@@ -31,6 +31,7 @@ constexpr std::array kRunners = {
     Entry{"lagkv-oneshot", "threshold", run_lagkv_threshold},
     Entry{"lagkv-oneshot", "constant-channel", run_lagkv_constant},
     Entry{"lagkv-oneshot", "", run_lagkv_oneshot},
+    Entry{"lagkv-stream", "", run_lagkv_stream},
     Entry{"kvpress-scores", "short-prompt", run_kvpress_short},
     Entry{"kvpress-scores", "", run_kvpress_scores},
     Entry{"spindle", "budgets", run_spindle_budgets},

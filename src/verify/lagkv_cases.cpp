@@ -94,8 +94,10 @@ double check_scores(const Lag& lag, const HeadRows& rows, std::int64_t head, std
 std::string run_lagkv_inputs(const Case& c) {
   const AnyPolicy policy = make_policy("lagkv");
   std::int64_t n_kept = 0;
-  for (const std::string data : {"gaussian", "biased", "drift"}) {
-    const HeadRows rows(c.array(data + "_k"), c.array(data + "_v"));
+  for (const std::string& key_name : c.arrays_of("input")) {
+    if (!key_name.ends_with("_k")) continue;
+    const std::string data = key_name.substr(0, key_name.size() - 2);
+    const HeadRows rows(c.array(key_name), c.array(data + "_v"));
     const LagKv& lag = *policy.as<LagKv>();
     const LagPartitions parts = lag_partitions(rows.n_tokens, 0, lag.lag_size);
     for (std::int64_t head = 0; head < rows.n_heads; ++head) {

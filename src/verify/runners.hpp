@@ -20,6 +20,7 @@ std::string run_lagkv_oneshot(const Case& c);
 std::string run_lagkv_lengths(const Case& c);
 std::string run_lagkv_threshold(const Case& c);
 std::string run_lagkv_constant(const Case& c);
+std::string run_lagkv_stream(const Case& c);
 std::string run_kvpress_scores(const Case& c);
 std::string run_kvpress_short(const Case& c);
 std::string run_spindle_budgets(const Case& c);

@@ -28,6 +28,8 @@ struct ViewBuffers {
   std::vector<RawRows> recent;
   std::vector<float> k_center;
   std::vector<float> v_center;
+  std::vector<AnyCodec> k_codecs;
+  std::vector<AnyCodec> v_codecs;
 };
 
 /// Sequences of tokens, each with K and V rows per layer and KV head.

@@ -73,6 +73,9 @@ struct CacheConfig {
   std::int32_t page_size = kTileRows;  ///< tokens per page, a multiple of kTileRows
   std::int64_t max_tokens = 0;         ///< over all sequences; sizes the page pools
   std::int32_t max_sequences = 1;      ///< open at one time
+  /// [head_dim / 2] radians per position by which the engine rotates the pair (i, i + head_dim / 2)
+  /// of keys. Codebooks keep keys unrotated and need it; empty: keys come without rotation.
+  std::vector<double> rope_frequencies;
   /// Keeps alive what transforms and centers point to.
   std::shared_ptr<const void> tables;
 };

@@ -5,9 +5,14 @@
 
 #include "kvcodec/codec/any_codec.hpp"
 #include "kvcodec/codec/builtin.hpp"
+#include "kvcodec/codec/codebook.hpp"
 #include "kvcodec/core/by_name.hpp"
 
 namespace kvcodec {
+
+/// Every codec that a cache can use: those that stand by themselves, and those whose tables grow with
+/// a sequence, which only a cache can own.
+using CacheCodecs = BuiltinCodecs::plus<Codebook>;
 
 /// Family names of the codecs in `List`, separated by ", ".
 template <class List = BuiltinCodecs>

@@ -14,6 +14,10 @@ struct TypeList {
   static constexpr void for_each(F&& fn) {
     (fn.template operator()<Ts>(), ...);
   }
+
+  /// The list with more types behind its own.
+  template <class... Us>
+  using plus = TypeList<Ts..., Us...>;
 };
 
 }  // namespace kvcodec

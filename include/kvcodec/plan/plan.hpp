@@ -13,6 +13,7 @@
 //          rollback  further raw tokens to take back        (default 0)
 //          kraw, vraw, raw   f32, f16, bf16: type of raw rows (default: by codec)
 //          page      tokens per page, all layers            (default 64)
+//          rope      base of the rotary frequencies, for codebooks of keys (default: the engine's)
 // JSON     {"k": ..., "recent": ..., "page": ..., "layers": {"0-1": {"v": ...}}}, the same keys.
 //
 // Example  "k=hadamard+nqkv:g64,v=nqsym:g64,recent=32,sink=4;0-1:kv=int8"

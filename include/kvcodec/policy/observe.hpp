@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kvcodec/core/config.hpp"
 #include "kvcodec/core/error.hpp"
 
 namespace kvcodec {
@@ -16,10 +17,9 @@ namespace kvcodec {
 template <int N>
 inline void observed_products(int head_dim, const float* q, const float* key, float* logits,
                               std::int64_t stride) noexcept {
-  constexpr int kSums = 8;
+  constexpr int kSums = 8;  // independent sums in a fixed order; divides kLanes
   float sums[N][kSums] = {};
-  int c = 0;
-  for (; c + kSums <= head_dim; c += kSums) {
+  for (int c = 0; c < head_dim; c += kSums) {
     for (int i = 0; i < N; ++i) {
       for (int j = 0; j < kSums; ++j) sums[i][j] += q[i * head_dim + c + j] * key[c + j];
     }
@@ -27,7 +27,6 @@ inline void observed_products(int head_dim, const float* q, const float* key, fl
   for (int i = 0; i < N; ++i) {
     float total = 0.0f;
     for (const float sum : sums[i]) total += sum;
-    for (int rest = c; rest < head_dim; ++rest) total += q[i * head_dim + rest] * key[rest];
     logits[i * stride] = total;
   }
 }
@@ -51,8 +50,8 @@ inline void add_observed_weights(std::int64_t n_seen, float sm_scale, float* log
 
 /// Adds to sums[n_keys] the attention weights of the newest n_queries tokens of one query head.
 ///
-/// q [n_queries, head_dim], k [n_keys, head_dim], both after position encoding: query j belongs to
-/// key n_keys - n_queries + j and sees the keys up to it. Weights are softmax(sm_scale * q . k),
+/// q [n_queries, head_dim], k [n_keys, head_dim], both after position encoding, head_dim a multiple of
+/// kLanes: query j belongs to key n_keys - n_queries + j and sees the keys up to it. Weights are softmax(sm_scale * q . k),
 /// without sink logits, soft cap or sliding window. Logits and weights are f32 with the maximum
 /// subtracted, their total is f64. Each query adds weights that sum to 1.
 ///
