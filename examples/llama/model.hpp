@@ -51,7 +51,7 @@ class Model {
     return {config_.n_q_heads, config_.n_kv_heads, config_.head_dim};
   }
   /// [head_dim / 2] radians per position of the pairs (i, i + head_dim / 2).
-  const std::vector<double>& rope_frequencies() const noexcept { return frequencies_; }
+  const std::vector<double>& frequencies() const noexcept { return frequencies_; }
   std::int64_t n_parameters() const noexcept { return n_parameters_; }
 
   /// Runs rows `tokens` [n] at `positions` [n], which may belong to several sequences. Returns

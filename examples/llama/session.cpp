@@ -21,7 +21,7 @@ kvcodec::CacheConfig checked(const Model& model, kvcodec::CacheConfig config) {
 
 /// Codebooks of keys need to know how the model rotates.
 kvcodec::CacheConfig with_frequencies(const Model& model, kvcodec::CacheConfig config) {
-  if (config.rope_frequencies.empty()) config.rope_frequencies = model.rope_frequencies();
+  if (config.rope_frequencies.empty()) config.rope_frequencies = model.frequencies();
   return config;
 }
 

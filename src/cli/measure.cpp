@@ -13,12 +13,22 @@
 namespace kvcodec::cli {
 namespace {
 
+/// A plan's configuration for made-up tokens: any frequencies will do.
+CacheConfig config_of(const std::string& plan, const HeadShape& shape, std::int32_t n_layers,
+                      std::int64_t max_tokens) {
+  CacheConfig config = make_cache_config(plan, shape, n_layers, max_tokens);
+  if (config.rope_frequencies.empty()) {
+    config.rope_frequencies.assign(static_cast<std::size_t>(shape.head_dim / 2), 1.0);
+  }
+  return config;
+}
+
 /// A cache that holds one sequence of `n_tokens` made-up tokens.
 class FilledCache {
  public:
   FilledCache(const std::string& plan, const HeadShape& shape, std::int32_t n_layers,
               std::int64_t n_tokens)
-      : cache_(make_cache_config(plan, shape, n_layers, n_tokens)), seq_(cache_.open()) {
+      : cache_(config_of(plan, shape, n_layers, n_tokens)), seq_(cache_.open()) {
     constexpr std::int64_t kChunk = 1024;
     const std::int64_t width = std::int64_t{shape.n_kv_heads} * shape.head_dim;
     const std::vector<float> ones(static_cast<std::size_t>(kChunk * width), 1.0f);
@@ -91,7 +101,7 @@ std::vector<NamedPlan> named_plans(const std::vector<std::string>& plans) {
 void check_plans(const std::vector<NamedPlan>& plans, const HeadShape& shape,
                  std::int32_t n_layers) {
   for (const NamedPlan& p : plans) {
-    const Cache cache(make_cache_config(p.plan, shape, n_layers, kTileRows));
+    const Cache cache(config_of(p.plan, shape, n_layers, kTileRows));
   }
 }
 
