@@ -26,6 +26,7 @@
 
 #include "kvcodec/codec/codec.hpp"
 #include "kvcodec/core/arith.hpp"
+#include "kvcodec/core/dtype.hpp"
 #include "kvcodec/core/error.hpp"
 #include "kvcodec/core/options.hpp"
 #include "kvcodec/core/small_float.hpp"

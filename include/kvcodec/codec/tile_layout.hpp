@@ -134,14 +134,12 @@ struct TileLayout {
     if (side == Side::value) {
       const Place first = place(row, 0);
       const std::size_t group = static_cast<std::size_t>(kTileRows / per_word()) * kLanes;
-      for (int c = 0; c < head_dim; c += kLanes) {
-        const std::byte* line =
-            plane + 4 * (first.word + static_cast<std::size_t>(c / kLanes) * group);
-        for (int lane = 0; lane < kLanes; ++lane) {
-          std::uint32_t word;
-          memcpy(&word, line + 4 * lane, 4);
-          codes[c + lane] = static_cast<Code>((word >> first.shift) & mask);
-        }
+      for (int c = 0; c < head_dim; ++c) {
+        const std::size_t lane = static_cast<std::size_t>(c / kLanes) * group +
+                                 static_cast<std::size_t>(c % kLanes);
+        std::uint32_t word;
+        memcpy(&word, plane + 4 * (first.word + lane), 4);
+        codes[c] = static_cast<Code>((word >> first.shift) & mask);
       }
       return;
     }
