@@ -90,8 +90,9 @@ TYPED_TEST(Fp4Test, CodesAreTheVendorsNibbles) {
 
 // Worked by hand: max 10, so the scale is e4m3(10 / 6) = 1.625 = 0x3d.
 TEST(NvFp4, AGroupByHand) {
-  constexpr float x[16] = {10.0f,    1.0f,     1.21875f, -5.6875f, 0.40625f, 0.41f, -2.03125f, 2.1f,
-                           2.84375f, -4.0625f, 8.125f,   8.126f,   0.0f,     -0.1f, 3.3f,      -9.0f};
+  constexpr float x[16] = {10.0f,     1.0f,  1.21875f, -5.6875f, 0.40625f, 0.41f,
+                           -2.03125f, 2.1f,  2.84375f, -4.0625f, 8.125f,   8.126f,
+                           0.0f,      -0.1f, 3.3f,     -9.0f};
   //  x / unit              6.15      0.615     0.75      -3.5      0.25      0.252  -1.25      1.29
   //                        1.75      -2.5      5         5.0006    0         -0.06  2.03       -5.5
   constexpr float level[16] = {6.0f, 0.5f,  1.0f, -4.0f, 0.0f, 0.5f,  -1.0f, 1.5f,
@@ -244,7 +245,8 @@ TYPED_TEST(Fp4Test, NonFiniteValuesSpoilNobody) {
     Tile<TypeParam> clean = with;
     Tile<TypeParam> untouched = with;
     with.at(11, 40) = bad;
-    clean.at(11, 40) = std::isnan(bad) ? 0.0f : std::copysign(std::numeric_limits<float>::max(), bad);
+    clean.at(11, 40) =
+        std::isnan(bad) ? 0.0f : std::copysign(std::numeric_limits<float>::max(), bad);
     with.run();
     clean.run();
     untouched.run();

@@ -46,7 +46,8 @@ TEST(Fp8, SizeIsOneBytePerValueAndPerhapsOneScalePerRow) {
   for (const int head_dim : test::kHeadDims) {
     EXPECT_TRUE(Fp8{}.supports(head_dim));
     EXPECT_EQ(Fp8{}.tile_bytes(head_dim), static_cast<std::size_t>(64 * head_dim));
-    EXPECT_EQ(Fp8::parse("row").tile_bytes(head_dim), static_cast<std::size_t>(64 * head_dim + 128));
+    EXPECT_EQ(Fp8::parse("row").tile_bytes(head_dim),
+              static_cast<std::size_t>(64 * head_dim + 128));
   }
   EXPECT_FALSE(Fp8{}.supports(72));
   EXPECT_FALSE(Fp8{}.supports(48));
@@ -93,6 +94,32 @@ TEST(Fp8, StaticCodesAreTheConvertedQuotients) {
       }
     }
   }
+}
+
+// At the boundaries between codes a multiplication by 1 / s would choose others.
+TEST(Fp8, DividesByTheScale) {
+  test::Random random(77);
+  int disagreements = 0;
+  for (int trial = 0; trial < 20; ++trial) {
+    const auto s = static_cast<float>(0.001 + random.uniform());
+    Tile tile;
+    for (int i = 0; i < 3 * 0x7e; ++i) {  // three values at every midpoint of two codes
+      const auto code = static_cast<std::uint8_t>(i / 3);
+      const float low = to_f32(e4m3{code});
+      const float high = to_f32(e4m3{static_cast<std::uint8_t>(code + 1)});
+      const float x = 0.5f * (low + high) * s;
+      tile.x[static_cast<std::size_t>(i)] = std::nextafter(x, i % 3 == 0   ? 0.0f
+                                                              : i % 3 == 1 ? x
+                                                                           : kInf);
+    }
+    tile.run("s" + format_float(s));
+    for (int i = 0; i < 3 * 0x7e; ++i) {
+      const float x = tile.x[static_cast<std::size_t>(i)];
+      ASSERT_EQ(tile.code(i / kDim, i % kDim), to_e4m3(x / s).bits);
+      disagreements += to_e4m3(x / s).bits != to_e4m3(x * (1.0f / s)).bits ? 1 : 0;
+    }
+  }
+  EXPECT_GT(disagreements, 0) << "the test would not notice a reciprocal";
 }
 
 TEST(Fp8, StaticSaturatesAndUnderflows) {
@@ -177,8 +204,8 @@ TEST(Fp8, Options) {
   EXPECT_EQ(Fp8::parse("").name(), "fp8:s1");
   EXPECT_EQ(Fp8::parse("s0.0123").name(), "fp8:s0.0123");
   EXPECT_EQ(Fp8::parse("row").name(), "fp8:row");
-  for (const std::string bad : {"s", "s0", "s-1", "snan", "sinf", "s1x", "rows", "g64", "s1:row",
-                                "row:s1", "1"}) {
+  for (const std::string bad :
+       {"s", "s0", "s-1", "snan", "sinf", "s1x", "rows", "g64", "s1:row", "row:s1", "1"}) {
     EXPECT_TRUE(test::contains(test::message_of<invalid_argument>([&] { Fp8::parse(bad); }),
                                {"fp8", "\"" + bad + "\"", "1e-30..1e30", "row"}))
         << bad;

@@ -2,6 +2,7 @@
 // the mean error of values.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -37,7 +38,7 @@ constexpr Target kTargets[] = {
     {"nqkv:g128:search", 4.125, 0.0078, 0.0081},
     near("fp8:s0.0122768", 8.0, 7.02e-4),  // 448 s = 5.5
     near("fp8", 8.0, 7.02e-4),
-    near("fp8:row", 8.125, 7.02e-4),
+    near("fp8:row", 8.125, 6.62e-4),
     near("nvfp4", 4.5, 0.00905),
     near("nvfp4:s0.00204613", 4.5, 0.00905),  // 2688 s = 5.5
     near("mxfp4", 4.25, 0.01321),
@@ -98,24 +99,25 @@ TEST(Targets, WrongConstantsWouldFail) {
 
 // ---- The mean error of values ----
 //
-// Attention averages over many values: an error of mean zero averages out, a mean does not.
+// Attention over n nearly equal weights divides the random part of an error by sqrt(n) and leaves its
+// mean: a mean of r times the rms makes the output's error sqrt(1 + n r^2) times larger.
 
-/// Largest over all channels of |mean of the error| / rms of the error, for unit Gaussian V rows.
+/// Means of the error of decoded V rows over the error's rms, for unit Gaussian rows.
 struct MeanError {
   double worst_channel = 0.0;
-  double all_channels = 0.0;  ///< the same for the mean over all of them
+  double all_channels = 0.0;
 };
 
-/// 65,536 rows: the standard error of a channel's ratio is 1 / 256, 0.39 %.
+/// 65,536 rows of 64 channels: the standard errors are 1 / 256 = 0.39 % for a channel and 0.049 %
+/// for all of them.
 constexpr int kTiles = 1024;
-constexpr double kAllowed = 0.02;
-
-const std::vector<float>& value_rows() {
-  static const std::vector<float> rows = test::gauss_rows(kTiles * kTileRows, 64, 515);
-  return rows;
-}
+/// Allowed in a channel: the output's error must not double before 7,500 keys.
+constexpr double kAllowedPerChannel = 0.02;
+/// Allowed in all channels alike: at most 1.2 times the error at 65,536 keys.
+constexpr double kAllowedInAll = 0.0025;
 
 MeanError mean_error(const AnyCodec& plain) {
+  static const std::vector<float> rows = test::gauss_rows(kTiles * kTileRows, 64, 515);
   const int head_dim = plain.supports(64) ? 64 : 128;
   const AnyCodec codec = plain.with_tables(head_dim);
   const auto width = static_cast<std::size_t>(codec.head_span(head_dim) * head_dim);
@@ -124,9 +126,9 @@ MeanError mean_error(const AnyCodec& plain) {
   std::vector<float> y(tile_values);
   std::vector<double> sum(width, 0.0);
   double squares = 0.0;
-  std::size_t n_rows = 0;
-  for (std::size_t at = 0; at + tile_values <= value_rows().size(); at += tile_values) {
-    const float* x = value_rows().data() + at;
+  double n_values = 0.0;
+  for (std::size_t at = 0; at + tile_values <= rows.size(); at += tile_values) {
+    const float* x = rows.data() + at;
     codec.encode_tile(Side::value, head_dim, x, tile.data());
     codec.decode_tile(Side::value, head_dim, tile.data(), y.data());
     for (std::size_t i = 0; i < tile_values; ++i) {
@@ -134,37 +136,58 @@ MeanError mean_error(const AnyCodec& plain) {
       sum[i % width] += e;
       squares += e * e;
     }
-    n_rows += kTileRows;
+    n_values += static_cast<double>(tile_values);
   }
   MeanError result;
   if (squares == 0.0) return result;
-  const auto n = static_cast<double>(n_rows);
-  const double rms = std::sqrt(squares / (n * static_cast<double>(width)));
+  const double rms = std::sqrt(squares / n_values);
   double total = 0.0;
   for (const double s : sum) {
-    result.worst_channel = std::max(result.worst_channel, std::fabs(s) / n / rms);
+    const double mean = s * static_cast<double>(width) / n_values;
+    result.worst_channel = std::max(result.worst_channel, std::fabs(mean) / rms);
     total += s;
   }
-  result.all_channels = std::fabs(total) / (n * static_cast<double>(width)) / rms;
+  result.all_channels = std::fabs(total) / n_values / rms;
   return result;
 }
 
-TEST(MeanErrorOfValues, StaysBelowTwoPercentOfItsRmsInEveryChannel) {
+TEST(MeanErrorOfValues, IsSmallForEveryCodecButThePapersNf4) {
   int n = 0;
   BuiltinCodecs::for_each([&]<class C>() {
     if (is_key_only<C>() || std::string(C::family) == Nqkv::family) return;
     const MeanError error = mean_error(C{});
-    EXPECT_LT(error.worst_channel, kAllowed) << C{}.name();
+    EXPECT_LT(error.worst_channel, kAllowedPerChannel) << C{}.name();
+    EXPECT_LT(error.all_channels, kAllowedInAll) << C{}.name();
     ++n;
   });
   EXPECT_GE(n, 8);
 }
 
-// The control: the paper's table is not symmetric, and the same measurement shows it.
-TEST(MeanErrorOfValues, ThePapersTableExceedsIt) {
-  const MeanError error = mean_error(Nqkv{});
-  EXPECT_GT(error.all_channels, 1.2 * kAllowed);
-  EXPECT_GT(error.worst_channel, 1.2 * kAllowed);
+// The control: the paper's table is not symmetric. Its mean, 0.7 % to 0.8 % of the rms by group
+// size, is below what a channel alone may have, and three times what all channels together may.
+TEST(MeanErrorOfValues, ThePapersNf4Exceeds) {
+  for (const char* options : {"g32", "g64"}) {
+    const MeanError error = mean_error(Nqkv::parse(options));
+    EXPECT_GT(error.all_channels, 2.0 * kAllowedInAll) << options;
+    EXPECT_LT(error.all_channels, 0.01) << options;
+  }
+}
+
+/// int8 with a mean planted into its values.
+struct Shifted : Int8Token {
+  bool encode_tile(Side side, int head_dim, const float* x, std::byte* out) const noexcept {
+    std::vector<float> shifted(x, x + kTileRows * head_dim);
+    for (std::size_t i = 3; i < shifted.size(); i += static_cast<std::size_t>(head_dim)) {
+      shifted[i] += 0.03f * 0.0057f;  // 3 % of the rms at head_dim 64, in channel 3 alone
+    }
+    return Int8Token::encode_tile(side, head_dim, shifted.data(), out);
+  }
+};
+
+TEST(MeanErrorOfValues, AMeanInOneChannelIsSeen) {
+  const MeanError error = mean_error(Shifted{});
+  EXPECT_GT(error.worst_channel, kAllowedPerChannel);
+  EXPECT_LT(error.all_channels, kAllowedInAll);
 }
 
 }  // namespace

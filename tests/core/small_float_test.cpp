@@ -27,8 +27,7 @@ e2m1 e2m1_of(int bits) { return {static_cast<std::uint8_t>(bits)}; }
 double magnitude_of_e4m3(int bits) {
   const int exponent = bits >> 3;
   const double mantissa = bits & 7;
-  return exponent == 0 ? std::ldexp(mantissa, -9)
-                       : std::ldexp(1.0 + mantissa / 8.0, exponent - 7);
+  return exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(1.0 + mantissa / 8.0, exponent - 7);
 }
 
 TEST(E4m3, EveryCodeHasItsValueAndComesBack) {
@@ -85,8 +84,8 @@ TEST(E4m3, SmallestValues) {
   EXPECT_EQ(to_e4m3(0x1p-9f).bits, 1);
   EXPECT_EQ(to_e4m3(0x1p-10f).bits, 0);  // tie with 0, which is even
   EXPECT_EQ(to_e4m3(larger(0x1p-10f)).bits, 1);
-  EXPECT_EQ(to_e4m3(0x1.8p-9f).bits, 2);    // tie of 1 and 2
-  EXPECT_EQ(to_e4m3(0x1.ep-7f).bits, 8);    // tie of the largest subnormal and the smallest normal
+  EXPECT_EQ(to_e4m3(0x1.8p-9f).bits, 2);  // tie of 1 and 2
+  EXPECT_EQ(to_e4m3(0x1.ep-7f).bits, 8);  // tie of the largest subnormal and the smallest normal
   EXPECT_EQ(to_e4m3(-0x1p-20f).bits, 0x80);
   EXPECT_EQ(to_e4m3(std::numeric_limits<float>::denorm_min()).bits, 0);
   EXPECT_EQ(to_e4m3(-0.0f).bits, 0x80);

@@ -1,6 +1,6 @@
 // Codecs "nvfp4" and "mxfp4": 4-bit floats (e2m1) with one 8-bit scale per group of a token's values.
 //
-// Source   nvfp4: NVIDIA's NVFP4 (Blackwell). mxfp4: OCP Microscaling Formats 1.0, section 6.3.
+// Source   nvfp4: NVIDIA's NVFP4 (Blackwell). mxfp4: OCP Microscaling Formats 1.0.
 // Bytes    one plane of codes, 4 bits per value: e2m1 bit patterns (core/small_float.hpp,
 //          tile_layout.hpp); then per group one plane of kTileRows bytes: the scale of row r at byte
 //          r. Groups in channel order.
@@ -60,7 +60,7 @@ struct NvFp4Scales {
   }
   /// On unit Gaussian values. For other s, group scales of such values clip or are subnormal; the
   /// error stays below the value itself, because 0 is a level and clipping keeps the sign.
-  constexpr LossBounds loss(int) const noexcept {
+  constexpr LossBounds loss() const noexcept {
     constexpr double kMean = 0.00905;
     if (global >= 0.002f && global <= 2.0f) return {0.97 * kMean, 1.03 * kMean};
     return {0.9 * kMean, 1.0};
@@ -85,10 +85,7 @@ struct MxFp4Scales {
   KVCODEC_HD constexpr float unit(std::uint8_t stored) const noexcept {
     return to_f32(e8m0{stored});
   }
-  constexpr LossBounds loss(int head_dim) const noexcept {
-    constexpr double kMean = 0.01321;
-    return {(head_dim % group == 0 ? 0.97 : 0.90) * kMean, 1.03 * kMean};
-  }
+  constexpr LossBounds loss() const noexcept { return {0.97 * 0.01321, 1.03 * 0.01321}; }
 };
 
 template <class Scales>
@@ -118,7 +115,7 @@ struct Fp4 {
     return layout(Side::key, head_dim).plane_bytes() +
            static_cast<std::size_t>(channel / Scales::group * kTileRows);
   }
-  constexpr LossBounds loss(int head_dim) const noexcept { return scales.loss(head_dim); }
+  constexpr LossBounds loss(int) const noexcept { return scales.loss(); }
 
   KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
                               std::byte* out) const noexcept {

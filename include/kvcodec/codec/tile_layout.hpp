@@ -135,8 +135,8 @@ struct TileLayout {
       const Place first = place(row, 0);
       const std::size_t group = static_cast<std::size_t>(kTileRows / per_word()) * kLanes;
       for (int c = 0; c < head_dim; ++c) {
-        const std::size_t lane = static_cast<std::size_t>(c / kLanes) * group +
-                                 static_cast<std::size_t>(c % kLanes);
+        const std::size_t lane =
+            static_cast<std::size_t>(c / kLanes) * group + static_cast<std::size_t>(c % kLanes);
         std::uint32_t word;
         memcpy(&word, plane + 4 * (first.word + lane), 4);
         codes[c] = static_cast<Code>((word >> first.shift) & mask);
