@@ -23,7 +23,7 @@ TEST(TileLayout, EveryPlaceIsUsedExactlyOnce) {
   for (const Side side : test::kSides) {
     for (const int bits : kBits) {
       for (const int head_dim : test::kHeadDims) {
-        if (side == Side::key && head_dim % (32 / bits) != 0) continue;
+        if (head_dim % (32 / bits) != 0) continue;  // the plane has padding
         const TileLayout layout{side, bits, head_dim};
         const std::size_t n_words = layout.plane_bytes() / 4;
         EXPECT_EQ(layout.plane_bytes() % 64, 0u);
@@ -102,6 +102,34 @@ TEST(TileLayout, PutAndGetTouchOneCode) {
       layout.put(plane.data(), 37, 41, 0);
       EXPECT_EQ(plane.copy(), std::vector<std::byte>(layout.plane_bytes()));
       EXPECT_TRUE(plane.intact());
+    }
+  }
+}
+
+TEST(TileLayout, WholeRowsAreTheirCodes) {
+  for (const Side side : test::kSides) {
+    for (const int bits : kBits) {
+      for (const int head_dim : test::kHeadDims) {
+        const TileLayout layout{side, bits, head_dim};
+        std::vector<std::byte> one_by_one(layout.plane_bytes(), std::byte{0});
+        test::Guarded<> by_row(layout.plane_bytes(), std::byte{0});
+        std::vector<std::uint32_t> codes(static_cast<std::size_t>(head_dim));
+        for (const int row : {0, 21, 63}) {
+          for (int c = 0; c < head_dim; ++c) {
+            const std::uint32_t code =
+                static_cast<std::uint32_t>(row * 977 + c * 31 + 1) * 2654435761u;
+            codes[static_cast<std::size_t>(c)] = code >> (32 - bits);
+            layout.put(one_by_one.data(), row, c, codes[static_cast<std::size_t>(c)]);
+          }
+          layout.put_row(by_row.data(), row, codes.data());
+          test::Guarded<std::uint32_t> read(codes.size());
+          layout.get_row(by_row.data(), row, read.data());
+          EXPECT_EQ(read.copy(), codes) << bits << " bits, row " << row;
+          EXPECT_TRUE(read.intact());
+        }
+        EXPECT_EQ(by_row.copy(), one_by_one) << bits << " bits";
+        EXPECT_TRUE(by_row.intact());
+      }
     }
   }
 }

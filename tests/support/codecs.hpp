@@ -15,6 +15,7 @@ namespace kvcodec::test {
 /// THE LIST of option variants by family. A family that is not named here runs with its defaults.
 inline const std::map<std::string, std::vector<std::string>>& option_variants() {
   static const std::map<std::string, std::vector<std::string>> variants = {
+      {"fp8", {"s1", "row"}},
       {"nqkv", {"g32", "g64", "g128", "g256", "g64:x0.96", "g32:search"}},
       {"nqsym", {"g32", "g64", "g128", "g256", "g64:x0.96", "g32:search"}},
   };

@@ -126,6 +126,33 @@ struct TileLayout {
       memcpy(at, &word, 4);
     }
   }
+
+  /// Reads the codes of a whole row, codes[head_dim]: the same values as get() of each.
+  template <class Code>
+  KVCODEC_HD void get_row(const std::byte* plane, int row, Code* codes) const noexcept {
+    const std::uint32_t mask = bits == 32 ? 0xffffffffu : (1u << bits) - 1u;
+    if (side == Side::value) {
+      const Place first = place(row, 0);
+      const std::size_t group = static_cast<std::size_t>(kTileRows / per_word()) * kLanes;
+      for (int c = 0; c < head_dim; ++c) {
+        const std::size_t lane =
+            static_cast<std::size_t>(c / kLanes) * group + static_cast<std::size_t>(c % kLanes);
+        std::uint32_t word;
+        memcpy(&word, plane + 4 * (first.word + lane), 4);
+        codes[c] = static_cast<Code>((word >> first.shift) & mask);
+      }
+      return;
+    }
+    const int n = per_word();
+    const std::byte* at = plane + 4 * place(row, 0).word;
+    for (int c = 0; c < head_dim; c += n, at += 4 * kLanes) {
+      std::uint32_t word;
+      memcpy(&word, at, 4);
+      for (int e = 0; e < n && c + e < head_dim; ++e) {
+        codes[c + e] = static_cast<Code>((word >> place(row, c + e).shift) & mask);
+      }
+    }
+  }
 };
 
 /// Copies the codes of rows begin..end-1 from one plane to another of the same layout.
