@@ -26,6 +26,9 @@ constexpr std::array kRunners = {
     Entry{"attention", "d", run_attention_decode},
     Entry{"realistic-kv", "", run_realistic_kv},
     Entry{"hadamard", "", run_hadamard},
+    Entry{"wkvquant", "", run_wkvquant},
+    Entry{"kivi", "b", run_kivi},
+    Entry{"kivi", "edge", run_kivi_edge},
 };
 
 const Entry* runner_of(const Case& c) noexcept {

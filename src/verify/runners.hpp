@@ -15,5 +15,8 @@ std::string run_attention_merge(const Case& c);
 std::string run_attention_ones(const Case& c);
 std::string run_realistic_kv(const Case& c);
 std::string run_hadamard(const Case& c);
+std::string run_wkvquant(const Case& c);
+std::string run_kivi(const Case& c);
+std::string run_kivi_edge(const Case& c);
 
 }  // namespace kvcodec::golden
