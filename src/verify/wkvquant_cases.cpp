@@ -68,11 +68,12 @@ struct Rows {
         n_constant(c.check<int>(name + "_constant_groups")),
         width(static_cast<std::size_t>(p.kv_width())) {
     const std::size_t n_groups = codes.size() / static_cast<std::size_t>(p.codec.group);
-    require(x.size() == width * static_cast<std::size_t>(p.n_tokens()) && codes.size() == x.size() &&
-                h.size() == n_groups && lo.size() == n_groups && dequant.size() == x.size() &&
-                delta.size() == width && s.size() == width,
+    require(x.size() == width * static_cast<std::size_t>(p.n_tokens()) &&
+                codes.size() == x.size() && h.size() == n_groups && lo.size() == n_groups &&
+                dequant.size() == x.size() && delta.size() == width && s.size() == width,
             name + ": arrays and parameters disagree about the number of rows");
-    for (std::size_t i = 0; i < x.size(); ++i) y.push_back((x[i] - delta[i % width]) / s[i % width]);
+    for (std::size_t i = 0; i < x.size(); ++i)
+      y.push_back((x[i] - delta[i % width]) / s[i % width]);
   }
 
   Side side;
@@ -98,8 +99,8 @@ struct Spot {
         zero(p.codec.zero_offset(p.shape.head_dim, channel_ / p.codec.group)) {}
 
   int row, channel;
-  std::size_t value, group;   ///< in [n_tokens, n_kv_heads, head_dim], [.., head_dim / G]
-  std::size_t scale, zero;    ///< offsets of planes in a tile
+  std::size_t value, group;  ///< in [n_tokens, n_kv_heads, head_dim], [.., head_dim / G]
+  std::size_t scale, zero;   ///< offsets of planes in a tile
   std::string text() const { return "[" + std::to_string(value) + "]"; }
 };
 
@@ -241,9 +242,8 @@ struct Scaled {
     options.sm_scale = static_cast<float>(p.sm_scale());
     std::vector<float> out(static_cast<std::size_t>(n * p.q_width()), NAN);
     AttendWorkspace work;
-    const Status status =
-        attend(pages.view(), queries, out.data(), nullptr, options,
-               work.bytes(attend_workspace_bytes(pages.view(), queries)));
+    const Status status = attend(pages.view(), queries, out.data(), nullptr, options,
+                                 work.bytes(attend_workspace_bytes(pages.view(), queries)));
     require(status == Status::ok, std::string("attend: ") + kvcodec::to_string(status));
     const auto d = static_cast<std::size_t>(p.shape.head_dim);
     for (std::size_t i = 0; i < out.size(); ++i) {
@@ -278,8 +278,7 @@ double check_outputs(const Case& c, const Scaled& x) {
   const std::int64_t n = p.n_prefill();
   // The prompt attends to itself while it is still raw.
   const double worst[] = {
-      close("prefill_out",
-            x.attend_rows(p.codec, p.n_prompt, window, 0, n, p.n_prompt - n, false)),
+      close("prefill_out", x.attend_rows(p.codec, p.n_prompt, window, 0, n, p.n_prompt - n, false)),
       close("full_precision_out", steps([&](std::int64_t first, std::int64_t pos) {
               return x.attend_rows(RawF32{}, pos, {}, first, 1, pos, true);
             })),
@@ -371,10 +370,9 @@ std::string run_wkvquant(const Case& c) {
   const Scaled scaled(p, k, v);
   const double logits = check_logits(c, scaled);
   const double outputs = check_outputs(c, scaled);
-  return p.codec.name() + ": codes, " + std::to_string(k.h.size() + v.h.size()) +
-         " groups with " + std::to_string(bytes.n_off) + " one ulp off, values within " +
-         number_text(bytes.worst) + ", logits " + number_text(logits) + ", outputs " +
-         number_text(outputs);
+  return p.codec.name() + ": codes, " + std::to_string(k.h.size() + v.h.size()) + " groups with " +
+         std::to_string(bytes.n_off) + " one ulp off, values within " + number_text(bytes.worst) +
+         ", logits " + number_text(logits) + ", outputs " + number_text(outputs);
 }
 
 }  // namespace kvcodec::golden
