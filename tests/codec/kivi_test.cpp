@@ -106,6 +106,38 @@ TEST(Kivi, KeysAreGroupedOverTokensAndValuesOverChannels) {
   }
 }
 
+/// Squared error over mean channel variance of 128 tokens of 128 channels, 8 of which have mean +-15
+/// and standard deviation 2: keys of models with a bias in their key projection.
+double biased_key_error(const AnyCodec& codec) {
+  constexpr int kDim = 128;
+  double error = 0.0;
+  std::vector<std::byte> tile(codec.tile_bytes(kDim));
+  std::vector<float> y(static_cast<std::size_t>(kTileRows * kDim));
+  for (std::uint64_t seed = 0; seed < 2; ++seed) {
+    std::vector<float> x = test::gauss_rows(kTileRows, kDim, 60 + seed);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const std::size_t channel = i % kDim;
+      if (channel % 16 == 3) x[i] = 2.0f * x[i] + (channel % 32 == 3 ? 15.0f : -15.0f);
+    }
+    codec.encode_tile(Side::key, kDim, x.data(), tile.data());
+    codec.decode_tile(Side::key, kDim, tile.data(), y.data());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double e = static_cast<double>(x[i]) - static_cast<double>(y[i]);
+      error += e * e;
+    }
+  }
+  return error / (2.0 * kTileRows * kDim) / ((120.0 + 8.0 * 4.0) / 128.0);
+}
+
+// Offsets and sizes of channels are scales and zeros of their own; groups along the channels pay for
+// them with the resolution of everybody else.
+TEST(Kivi, ChannelOffsetsOfKeysCostNothing) {
+  EXPECT_NEAR(biased_key_error(make_codec("kivi:b4:g32")), 0.00612, 0.0003);
+  EXPECT_NEAR(biased_key_error(make_codec("kivi:b2:g32")), 0.1544, 0.006);
+  EXPECT_GT(biased_key_error(make_codec("wkv:b4:g32:x1")), 0.25);
+  EXPECT_GT(biased_key_error(make_codec("nqkv:g32")), 0.15);
+}
+
 // Runs of tokens are apart: what happens in one does not reach the other.
 TEST(Kivi, RunsOfTokensHaveTheirOwnScales) {
   const std::vector<float> rows = test::gauss_rows(kTileRows, 64, 8);
