@@ -181,7 +181,7 @@ TEST(AffineToken, LossOnGaussianRows) {
   }
   for (const char* bits : {"b2", "b3", "b4", "b8"}) {
     for (const char* group : {":g32", ":g64", ":g128"}) {
-      for (const char* clip : {"", ":x1", ":x0.9", ":x0.4"}) {
+      for (const char* clip : {"", ":x1", ":x0.9", ":x0.3"}) {
         const AffineToken codec = AffineToken::parse(std::string(bits) + group + clip);
         for (const int head_dim : {64, 80, 112, 128, 192}) {
           const double loss = loss_of(codec, head_dim, 60000);
