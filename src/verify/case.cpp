@@ -81,7 +81,7 @@ Array Case::array(const std::string& array_name) const {
 
 namespace {
 
-/// Whether a list such as "levels, thresholds" or "y_*" names `array_name`.
+/// Whether a list such as "levels, thresholds", "y_*" or "*_out" names `array_name`.
 bool applies(const std::string& list, const std::string& array_name) {
   std::size_t begin = 0;
   while (begin < list.size()) {
@@ -89,10 +89,8 @@ bool applies(const std::string& list, const std::string& array_name) {
     std::string word = list.substr(begin, end - begin);
     while (!word.empty() && word[0] == ' ') word.erase(0, 1);
     if (word == array_name) return true;
-    if (!word.empty() && word.back() == '*' &&
-        array_name.starts_with(word.substr(0, word.size() - 1))) {
-      return true;
-    }
+    if (word.ends_with('*') && array_name.starts_with(word.substr(0, word.size() - 1))) return true;
+    if (word.starts_with('*') && array_name.ends_with(word.substr(1))) return true;
     begin = end + 1;
   }
   return false;

@@ -1,11 +1,14 @@
 // The comparator of golden arrays: infinities and NaN must match, finite values lie within a bound.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
+#include "kvcodec/core/dtype.hpp"
 #include "src/verify/case.hpp"
 
 namespace kvcodec::golden {
@@ -38,6 +41,20 @@ double compare(const std::string& what, std::size_t n, const Got& got, const Exp
     if (both_finite) worst = std::max(worst, difference);
   }
   return worst;
+}
+
+/// Distance of two f16 values in steps of f16; both must be representable.
+inline int f16_ulps_apart(float a, float b) noexcept {
+  const auto place = [](float x) {
+    const int bits = to_f16(x).bits;
+    return (bits & 0x8000) != 0 ? -(bits & 0x7fff) : bits;
+  };
+  return std::abs(place(a) - place(b));
+}
+
+/// Distance of neighbouring f16 at |x|: 2^-24 at least.
+inline double f16_ulp(float x) noexcept {
+  return x == 0.0f ? 0x1p-24 : std::max(0x1p-24, std::ldexp(1.0, std::ilogb(x) - 10));
 }
 
 /// Throws mismatch(message) unless `holds`.

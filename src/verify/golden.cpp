@@ -37,6 +37,9 @@ constexpr std::array kRunners = {
     Entry{"spindle", "budgets", run_spindle_budgets},
     Entry{"spindle", "tiny-exact", run_spindle_tiny},
     Entry{"spindle", "", run_spindle_layer},
+    Entry{"wkvquant", "", run_wkvquant},
+    Entry{"kivi", "b", run_kivi},
+    Entry{"kivi", "edge", run_kivi_edge},
 };
 
 const Entry* runner_of(const Case& c) noexcept {

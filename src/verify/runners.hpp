@@ -26,5 +26,8 @@ std::string run_kvpress_short(const Case& c);
 std::string run_spindle_budgets(const Case& c);
 std::string run_spindle_tiny(const Case& c);
 std::string run_spindle_layer(const Case& c);
+std::string run_wkvquant(const Case& c);
+std::string run_kivi(const Case& c);
+std::string run_kivi_edge(const Case& c);
 
 }  // namespace kvcodec::golden

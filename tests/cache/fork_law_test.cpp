@@ -17,7 +17,7 @@ using test::Tokens;
 TEST_P(CacheLaws, ForkAndParentDoNotDisturbEachOther) {
   const Tokens tokens(GetParam().shape, 400, 1);
   const Tokens others(GetParam().shape, 400, 3);
-  // 130 rows at truncation: a page is shared whose last tile is partly used.
+  // 130 rows at truncation: a page is shared whose last tile is partly used, where rows may be cut.
   for (const bool child_writes_first : {false, true}) {
     Cache cache = GetParam().make(2000, 3);
     const SeqId parent = cache.open();

@@ -18,6 +18,8 @@ inline const std::map<std::string, std::vector<std::string>>& option_variants() 
       {"fp8", {"s1", "row"}},
       {"nqkv", {"g32", "g64", "g128", "g256", "g64:x0.96", "g32:search"}},
       {"nqsym", {"g32", "g64", "g128", "g256", "g64:x0.96", "g32:search"}},
+      {"wkv", {"b4:g128", "b4:g64:x0.92", "b3:g32", "b2:g128", "b2:g64:x0.58", "b8:g128"}},
+      {"kivi", {"b2:g32", "b4:g64"}},
   };
   return variants;
 }
@@ -36,6 +38,14 @@ inline std::vector<std::string> codec_specs() {
     }
   });
   return specs;
+}
+
+/// Whether a spec names a codec for V as well as for K.
+inline bool takes_values(const std::string& spec) { return !make_codec(spec).key_only(); }
+
+/// The plan that uses a codec wherever it may stand: on both sides, or on K beside f16.
+inline std::string plan_of(const std::string& spec) {
+  return takes_values(spec) ? "kv=" + spec : "k=" + spec + ",v=f16";
 }
 
 /// Text that GoogleTest takes as a name: "nqkv:g64:x0.96" -> "nqkv_g64_x0_96".

@@ -83,6 +83,17 @@ struct TileLayout {
     return bits == 32 ? word : (word >> p.shift) & ((1u << bits) - 1u);
   }
 
+  /// Reads 16 codes that stand side by side in a line, codes[kLanes]: those of tokens lane..lane + 15
+  /// at channel `summed` of a K tile, of channels lane..lane + 15 at token `summed` of a V tile.
+  KVCODEC_HD void get_lanes(const std::byte* plane, int lane, int summed,
+                            std::uint32_t* codes) const noexcept {
+    const Place p = side == Side::key ? place(lane, summed) : place(summed, lane);
+    const std::uint32_t mask = bits == 32 ? 0xffffffffu : (1u << bits) - 1u;
+    std::uint32_t words[kLanes];
+    memcpy(words, plane + 4 * p.word, sizeof words);
+    for (int i = 0; i < kLanes; ++i) codes[i] = (words[i] >> p.shift) & mask;
+  }
+
   /// Zeroes what no code of the plane fills; encoders whose planes have such gaps call it first.
   KVCODEC_HD void clear_padding(std::byte* plane) const noexcept {
     if (key_words() * per_word() == head_dim) return;
