@@ -17,6 +17,8 @@ inline const std::map<std::string, std::vector<std::string>>& option_variants() 
   static const std::map<std::string, std::vector<std::string>> variants = {
       {"nqkv", {"g32", "g64", "g128", "g256", "g64:x0.96", "g32:search"}},
       {"nqsym", {"g32", "g64", "g128", "g256", "g64:x0.96", "g32:search"}},
+      {"lm", {"b4", "b3:unbiased", "b2:norm", "b1:rms"}},
+      {"rabitq", {"b4", "b3:fast", "b1"}},
   };
   return variants;
 }
