@@ -37,6 +37,9 @@ constexpr std::array kRunners = {
     Entry{"spindle", "budgets", run_spindle_budgets},
     Entry{"spindle", "tiny-exact", run_spindle_tiny},
     Entry{"spindle", "", run_spindle_layer},
+    Entry{"lloyd-max", "", run_lloyd_max},
+    Entry{"turboquant", "", run_turboquant},
+    Entry{"rabitq", "", run_rabitq},
 };
 
 const Entry* runner_of(const Case& c) noexcept {

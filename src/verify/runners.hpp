@@ -26,5 +26,8 @@ std::string run_kvpress_short(const Case& c);
 std::string run_spindle_budgets(const Case& c);
 std::string run_spindle_tiny(const Case& c);
 std::string run_spindle_layer(const Case& c);
+std::string run_lloyd_max(const Case& c);
+std::string run_turboquant(const Case& c);
+std::string run_rabitq(const Case& c);
 
 }  // namespace kvcodec::golden
