@@ -12,8 +12,8 @@
 namespace kvcodec::golden {
 namespace {
 
-constexpr double kFactor = 3e-6;   // relative, by the case
-constexpr double kProduct = 2e-6;  // of |o| |q|, by the case
+constexpr double kFactor = 3e-6;       // relative, by the case
+constexpr double kProduct = 2e-6;      // of |o| |q|, by the case
 constexpr double kHalfUnit = 0x1p-11;  // relative rounding of a stored f16 factor
 constexpr double kEpsilon = 1.9;
 
@@ -104,8 +104,8 @@ struct Bits {
     for (std::size_t k = 0; k < in.n_q; ++k) {
       double sum = 0.0;
       for (std::size_t j = 0; j < in.d; ++j) {
-        sum += static_cast<double>(RaBitQ::grid(bits, row[j])) *
-               static_cast<double>(in.query(k)[j]);
+        sum +=
+            static_cast<double>(RaBitQ::grid(bits, row[j])) * static_cast<double>(in.query(k)[j]);
       }
       require_near("ip" + where(i), own * sum, ip[i * in.n_q + k],
                    kProduct * in.norm(i) * in.q_norm[k]);
@@ -171,8 +171,8 @@ std::string run_rabitq(const Case& c) {
       }
     }
     check_statistics(c, bits, given, own);
-    text += std::string(bits == 1 ? "" : ", ") + std::to_string(bits) + " bits: " +
-            number_text(own.error) + " (library " + number_text(given.error) + ")";
+    text += std::string(bits == 1 ? "" : ", ") + std::to_string(bits) +
+            " bits: " + number_text(own.error) + " (library " + number_text(given.error) + ")";
   }
   return "d * mean squared error of products, " + text;
 }

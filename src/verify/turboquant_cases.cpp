@@ -155,8 +155,8 @@ struct Bits {
   void check_unbiased(std::size_t i, const RowTile<LloydMax>& tile, Means& means) const {
     const std::string where = suffix + " of vector " + std::to_string(i);
     const std::vector<std::uint8_t> codes = tile.codes(i);
-    const auto scale = static_cast<double>(LloydMax::scale_for(
-        unbiased.rule, table, static_cast<int>(in.d), in.row(i), codes.data()));
+    const auto scale = static_cast<double>(
+        LloydMax::scale_for(unbiased.rule, table, static_cast<int>(in.d), in.row(i), codes.data()));
     require_near("rescale" + where, scale / static_cast<double>(in.rms(i)), rescale[i],
                  1e-6 * rescale[i]);
     std::vector<double> c = levels(i);

@@ -11,6 +11,7 @@
 namespace kvcodec {
 
 /// Every codec that can be named in a plan, in the order tables show them.
-using BuiltinCodecs = TypeList<RawF32, RawF16, RawBf16, Int8Token, Nqkv, NqkvSymmetric, LloydMax, RaBitQ>;
+using BuiltinCodecs =
+    TypeList<RawF32, RawF16, RawBf16, Int8Token, Nqkv, NqkvSymmetric, LloydMax, RaBitQ>;
 
 }  // namespace kvcodec

@@ -165,8 +165,8 @@ inline LloydMax LloydMax::parse(const std::string& options) {
   bool has_bits = false;
   bool has_rule = false;
   for (const std::string& option : split_options(options)) {
-    const bool is_bits = option.size() == 2 && option[0] == 'b' && option[1] >= '1' &&
-                         option[1] <= '4';
+    const bool is_bits =
+        option.size() == 2 && option[0] == 'b' && option[1] >= '1' && option[1] <= '4';
     const bool is_rule =
         option == "mse" || option == "unbiased" || option == "norm" || option == "rms";
     if ((!is_bits && !is_rule) || (is_bits && has_bits) || (is_rule && has_rule)) {

@@ -183,12 +183,13 @@ struct RaBitQ {
     double next[8];     // the first one that is not
     for (int m = 1; m <= top(); ++m) next[m] = change_at(m, sorted[0]);
     for (int m = earliest(next); m != 0 && next[m] < kNever;) {
+      // Several changes may share one t. A row of codes between them belongs to no t, but is never
+      // better than both the one before and the one behind them: on that line cos^2 has no maximum.
       const double t = next[m];
       numerator += static_cast<double>(sorted[taken[m]]);
       denominator += static_cast<double>(2 * m);
       next[m] = change_at(m, sorted[++taken[m]]);
       m = earliest(next);
-      if (next[m] == t) continue;  // changes at one t come together
       const double square = numerator * numerator;
       if (square * best_denominator > best_numerator * denominator) {
         best_numerator = square;
