@@ -40,6 +40,9 @@ constexpr std::array kRunners = {
     Entry{"wkvquant", "", run_wkvquant},
     Entry{"kivi", "b", run_kivi},
     Entry{"kivi", "edge", run_kivi_edge},
+    Entry{"lloyd-max", "", run_lloyd_max},
+    Entry{"turboquant", "", run_turboquant},
+    Entry{"rabitq", "", run_rabitq},
 };
 
 const Entry* runner_of(const Case& c) noexcept {

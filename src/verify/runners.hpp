@@ -29,5 +29,8 @@ std::string run_spindle_layer(const Case& c);
 std::string run_wkvquant(const Case& c);
 std::string run_kivi(const Case& c);
 std::string run_kivi_edge(const Case& c);
+std::string run_lloyd_max(const Case& c);
+std::string run_turboquant(const Case& c);
+std::string run_rabitq(const Case& c);
 
 }  // namespace kvcodec::golden

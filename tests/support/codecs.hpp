@@ -20,6 +20,8 @@ inline const std::map<std::string, std::vector<std::string>>& option_variants() 
       {"nqsym", {"g32", "g64", "g128", "g256", "g64:x0.96", "g32:search"}},
       {"wkv", {"b4:g128", "b4:g64:x0.92", "b3:g32", "b2:g128", "b2:g64:x0.58", "b8:g128"}},
       {"kivi", {"b2:g32", "b4:g64"}},
+      {"lm", {"b4", "b3:unbiased", "b2:norm", "b1:rms"}},
+      {"rabitq", {"b4", "b3:fast", "b1"}},
   };
   return variants;
 }
