@@ -17,6 +17,7 @@ inline const std::map<std::string, std::vector<std::string>>& option_variants() 
   static const std::map<std::string, std::vector<std::string>> variants = {
       {"nqkv", {"g32", "g64", "g128", "g256", "g64:x0.96", "g32:search"}},
       {"nqsym", {"g32", "g64", "g128", "g256", "g64:x0.96", "g32:search"}},
+      {"qjl", {"m256", "m96:o8:mo64:gauss", "m128:o5:tile:cd:s9", "m160:o4:exact"}},
   };
   return variants;
 }
