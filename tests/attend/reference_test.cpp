@@ -37,12 +37,13 @@ TEST_P(AttendPairs, DecodeAndManyQueriesOverARaggedBatch) {
   // More than one split, a partly filled tile, an empty sequence, one inside the sinks.
   const std::vector<std::int64_t> lengths = {1230, 0, 3, 333};
   Batch b(GetParam().make(2048, 4), lengths, 1);
-  // A tile of which truncation left 18 rows or so.
-  ASSERT_EQ(b.cache.truncate(b.seqs[3], 150), Status::ok);
+  // A tile of which truncation left 18 rows or so, where rows are independent.
+  const std::int64_t kept = test::cut_length(b.cache, 150);
+  ASSERT_EQ(b.cache.truncate(b.seqs[3], kept), Status::ok);
   b.view = b.cache.view(0, b.seqs, b.buffers);
   const HeadShape& shape = GetParam().shape;
-  const QueryBatch decode = make_queries(shape, {1, 1, 1, 1}, {1229, 0, 2, 149}, 5);
-  const QueryBatch many = make_queries(shape, {7, 2, 3, 34}, {1229, 1, 2, 149}, 6);
+  const QueryBatch decode = make_queries(shape, {1, 1, 1, 1}, {1229, 0, 2, kept - 1}, 5);
+  const QueryBatch many = make_queries(shape, {7, 2, 3, 34}, {1229, 1, 2, kept - 1}, 6);
   const AttendOptions options = default_options(shape.head_dim);
   test::for_each_isa([&] {
     expect_matches_reference(b.view, decode, options, "decode");
@@ -73,7 +74,7 @@ TEST(AttendShapes, GqaGroupsAndHeadSizes) {
 TEST(AttendVariants, EveryOption) {
   for (const std::string& spec : test::codec_specs()) {
     const HeadShape shape{8, 4, 64};
-    Batch b(Cache(make_cache_config("kv=" + spec + ",recent=1", shape, 1, 512)), {170}, 9);
+    Batch b(Cache(make_cache_config(test::plan_of(spec) + ",recent=1", shape, 1, 512)), {170}, 9);
     const QueryBatch batch = make_queries(shape, {3}, {169}, 10);
     test::for_each_isa([&] { expect_matches_reference(b.view, batch, default_options(64), spec); });
   }

@@ -38,6 +38,14 @@ inline Status append(Cache& cache, SeqId seq, std::int32_t layer, const Tokens& 
   return cache.try_append(seq, layer, tokens.k_rows(first, n), tokens.v_rows(first, n));
 }
 
+/// The longest length up to n that layer 0 can always be cut to: n itself, or the edge of a tile where
+/// a codec mixes rows.
+inline std::int64_t cut_length(const Cache& cache, std::int64_t n) {
+  const LayerConfig& l = cache.config().layers[0];
+  if (l.k.codec.row_independent() && l.v.codec.row_independent()) return n;
+  return n <= l.n_sink ? n : l.n_sink + (n - l.n_sink) / kTileRows * kTileRows;
+}
+
 inline void append_bytes(std::vector<std::byte>& to, const void* from, std::size_t n) {
   const auto* bytes = static_cast<const std::byte*>(from);
   to.insert(to.end(), bytes, bytes + n);

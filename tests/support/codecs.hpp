@@ -38,6 +38,14 @@ inline std::vector<std::string> codec_specs() {
   return specs;
 }
 
+/// Whether a spec names a codec for V as well as for K.
+inline bool takes_values(const std::string& spec) { return !make_codec(spec).key_only(); }
+
+/// The plan that uses a codec wherever it may stand: on both sides, or on K beside f16.
+inline std::string plan_of(const std::string& spec) {
+  return takes_values(spec) ? "kv=" + spec : "k=" + spec + ",v=f16";
+}
+
 /// Text that GoogleTest takes as a name: "nqkv:g64:x0.96" -> "nqkv_g64_x0_96".
 inline std::string test_name(std::string text) {
   for (char& c : text) {
