@@ -26,6 +26,9 @@ constexpr std::array kRunners = {
     Entry{"attention", "d", run_attention_decode},
     Entry{"realistic-kv", "", run_realistic_kv},
     Entry{"hadamard", "", run_hadamard},
+    Entry{"qjl-inputs", "", run_qjl_inputs},
+    Entry{"qjl", "append-", run_qjl_append},
+    Entry{"qjl", "d", run_qjl_scores},
 };
 
 const Entry* runner_of(const Case& c) noexcept {

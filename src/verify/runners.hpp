@@ -15,5 +15,8 @@ std::string run_attention_merge(const Case& c);
 std::string run_attention_ones(const Case& c);
 std::string run_realistic_kv(const Case& c);
 std::string run_hadamard(const Case& c);
+std::string run_qjl_inputs(const Case& c);
+std::string run_qjl_scores(const Case& c);
+std::string run_qjl_append(const Case& c);
 
 }  // namespace kvcodec::golden
