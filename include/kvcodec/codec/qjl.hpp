@@ -205,20 +205,18 @@ struct Qjl {
   /// Decoded values [outlier_channels] of a row's outliers; sum [head_dim] of its inlier signs.
   KVCODEC_HD void outlier_values(const std::byte* tile, int row, const float* sum, float weight,
                                  float* values) const noexcept {
-    float own[kMaxHeadDim];
-    float own_weight = 0.0f;
+    const std::byte* channels = channels_of(tile, row / set_rows());
     if (sketches_outliers()) {
-      qjl_signed_sum(outlier_signs(), table, tile + outlier_sign_offset(), row, own);
-      own_weight = weight_of(tile, outlier_offset(), row, outlier_sketch_dim);
+      qjl_signed_sum_at(outlier_signs(), table, tile + outlier_sign_offset(), row, channels,
+                        outlier_channels, values);
+      const float own_weight = weight_of(tile, outlier_offset(), row, outlier_sketch_dim);
+      for (int j = 0; j < outlier_channels; ++j) values[j] *= own_weight;
+      return;
     }
-    for (int j = 0; j < outlier_channels; ++j) {
-      const auto c = static_cast<int>(channels_of(tile, row / set_rows())[j]);
-      if (sketches_outliers()) {
-        values[j] = own[c] * own_weight;
-      } else {  // in float64 the product is exact: fused or not, the same sum
-        values[j] = static_cast<float>(static_cast<double>(sum[c]) * static_cast<double>(weight) +
-                                       static_cast<double>(exact_value(tile, row, j)));
-      }
+    for (int j = 0; j < outlier_channels; ++j) {  // in float64 the product is exact, fused or not
+      const auto product =
+          static_cast<double>(sum[static_cast<int>(channels[j])]) * static_cast<double>(weight);
+      values[j] = static_cast<float>(product + static_cast<double>(exact_value(tile, row, j)));
     }
   }
 

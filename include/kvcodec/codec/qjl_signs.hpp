@@ -1,4 +1,4 @@
-// The three loops over the signs of the QJL codec: write them, sum them up into a vector, and sum a
+// The loops over the signs of the QJL codec: write them, sum them up into a vector, and sum a
 // projected query over them. `signs` is the layout of their plane: K side, 1 bit, head_dim = number
 // of signs, a multiple of 32.
 #pragma once
@@ -36,6 +36,20 @@ KVCODEC_HD inline void qjl_signed_sum(const TileLayout& signs, const QjlTables& 
     const float* s = table.rows + static_cast<std::ptrdiff_t>(i) * table.head_dim;
     for (int c = 0; c < table.head_dim; ++c) {
       out[c] += bit_cast<float>(bit_cast<std::uint32_t>(s[c]) ^ flip);
+    }
+  }
+}
+
+/// out [n]: the same for channels [n] of the vector only.
+KVCODEC_HD inline void qjl_signed_sum_at(const TileLayout& signs, const QjlTables& table,
+                                         const std::byte* plane, int row, const std::byte* channels,
+                                         int n, float* out) noexcept {
+  for (int j = 0; j < n; ++j) out[j] = 0.0f;
+  for (int i = 0; i < signs.head_dim; ++i) {
+    const std::uint32_t flip = (signs.get(plane, row, i) ^ 1u) << 31;
+    const float* s = table.rows + static_cast<std::ptrdiff_t>(i) * table.head_dim;
+    for (int j = 0; j < n; ++j) {
+      out[j] += bit_cast<float>(bit_cast<std::uint32_t>(s[static_cast<int>(channels[j])]) ^ flip);
     }
   }
 }
