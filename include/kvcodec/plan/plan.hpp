@@ -13,6 +13,8 @@
 //          page      tokens per page, all layers            (default 64)
 // JSON     {"k": ..., "recent": ..., "page": ..., "layers": {"0-1": {"v": ...}}}, the same keys.
 //
+// Names    a plan of named_plans.hpp by its name alone: "qjl-3.03"
+//
 // Example  "k=hadamard+nqkv:g64,v=nqsym:g64,recent=32,sink=4;0-1:kv=int8"
 #pragma once
 
