@@ -4,7 +4,8 @@
 //
 // A draw is (S, q, k) with |q| = |k| = 1 and q.k = rho, directions random. Where a piece of S is
 // orthogonal its rotation is random anyway, so several pairs share one S. Counts are such that the
-// tolerance is at least four standard errors; seeds are fixed.
+// tolerance is at least four standard errors; seeds are fixed. With Gaussian rows nothing depends on
+// head_dim, so it is small there.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -129,8 +130,8 @@ bool within(double value, double expected, double share) {
 
 // T1, U1, U9: 2000 independent S each.
 TEST(QjlTheory, MeanIsTheProduct) {
-  constexpr int kD = 64;
-  constexpr int kM = 96;  // one whole piece and a narrower one
+  constexpr int kD = 32;
+  constexpr int kM = 48;  // one whole piece and a narrower one
   for (const QjlKind kind : {QjlKind::gauss, QjlKind::orthogonal}) {
     const double rhos[] = {0.0, 0.3, 0.7, 1.0};
     Statistics good[4];
@@ -160,17 +161,17 @@ TEST(QjlTheory, MeanIsTheProduct) {
   }
 }
 
-// T2, U2, U3: 10,000 draws, 500 S; the standard error of a variance is 1.4 % or a little more.
+// T2, U2, U3: 10,000 draws, 2500 S; the standard error of a variance is 1.4 % or a little more.
 TEST(QjlTheory, VarianceWithGaussianRows) {
   for (const double rho : {0.0, 0.5, 0.9, 1.0}) {
-    const Statistics x = estimates({QjlKind::gauss, 64, 64, rho, 500, 20}, 2);
+    const Statistics x = estimates({QjlKind::gauss, 16, 64, rho, 2500, 4}, 2);
     EXPECT_TRUE(within(x.variance(), gauss_variance(rho, 64), 0.1))
         << "rho " << rho << ": " << 64 * x.variance();
     if (rho < 0.9) continue;
     EXPECT_FALSE(within(x.variance(), kPi / 2.0 / 64, 0.1)) << "control: without -rho^2";
   }
-  const Statistics half = estimates({QjlKind::gauss, 64, 64, 0.3, 500, 20}, 3);
-  const Statistics full = estimates({QjlKind::gauss, 64, 128, 0.3, 500, 20}, 4);
+  const Statistics half = estimates({QjlKind::gauss, 16, 64, 0.3, 2500, 4}, 3);
+  const Statistics full = estimates({QjlKind::gauss, 16, 128, 0.3, 2500, 4}, 4);
   EXPECT_TRUE(within(half.variance() / full.variance(), 2.0, 0.1));
 }
 
@@ -186,10 +187,10 @@ double kolmogorov(std::vector<double> draws, double variance) {
   return worst * std::sqrt(n);
 }
 
-// T3: 10,000 draws from 2000 S; 1.95 is passed with probability 0.999.
+// T3: 10,000 draws from 5000 S; 1.95 is passed with probability 0.999.
 TEST(QjlTheory, OrthogonalKeysGiveExactlyANormalLaw) {
   for (const int m : {1, 5, 64}) {
-    const Statistics x = estimates({QjlKind::gauss, 64, m, 0.0, 2000, 5}, 5);
+    const Statistics x = estimates({QjlKind::gauss, 16, m, 0.0, 5000, 2}, 5);
     EXPECT_LT(kolmogorov(x.draws, kPi / (2.0 * m)), 1.95) << m;
     EXPECT_GT(kolmogorov(x.draws, 4.0 / (6.0 * m)), 1.95) << "control: 4/3 in place of pi";
     EXPECT_GT(kolmogorov(x.draws, 0.8 * kPi / (2.0 * m)), 1.95) << "control: 20 % off";
@@ -225,7 +226,7 @@ TEST(QjlTheory, TailsFollowTheCorrectedBoundAndRefuteThePapers) {
   constexpr double kEps = 0.2;
   constexpr double kDelta = 0.01;
   constexpr int kDraws = 6000;
-  constexpr int kD = 16;
+  constexpr int kD = 8;
   const auto paper = static_cast<int>(
       std::ceil(4.0 / 3.0 * (1.0 + kEps) / (kEps * kEps) * std::log(2.0 / kDelta)));
   const auto corrected = static_cast<int>(
@@ -288,7 +289,7 @@ TEST(QjlTheory, LogitErrorGrowsWithTheProductOfNorms) {
   EXPECT_GT(n_wrong, static_cast<int>(unit.draws.size()) / 10) << "the theorem's m is too small";
 }
 
-// T7: 20,000 draws where the variance is smallest; the bias is more than 10 standard errors.
+// T7: 10,000 draws where the variance is smallest; the bias is more than 10 standard errors.
 TEST(QjlTheory, OrthogonalRowsHaveTheBiasCd) {
   const struct {
     int d;
@@ -296,7 +297,7 @@ TEST(QjlTheory, OrthogonalRowsHaveTheBiasCd) {
   } table[] = {{64, 1.003914}, {80, 1.003130}, {96, 1.002608}, {128, 1.001955}, {256, 1.000977}};
   for (const auto& [d, c] : table) EXPECT_NEAR(qjl_bias(d), c, 6e-7) << d;
   for (const auto& [d, m] : {std::pair{64, 64}, {128, 256}}) {
-    const Statistics x = estimates({QjlKind::orthogonal, d, m, 1.0, 50, 400}, 9);
+    const Statistics x = estimates({QjlKind::orthogonal, d, m, 1.0, 50, 200}, 9);
     EXPECT_LT(x.distance(qjl_bias(d)), 4.0) << d << ": " << x.mean();
     EXPECT_GT(x.distance(1.0), 8.0) << "control: no bias, d " << d;
   }
