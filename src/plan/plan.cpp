@@ -8,6 +8,7 @@
 #include "kvcodec/codec/make_codec.hpp"
 #include "kvcodec/core/options.hpp"
 #include "kvcodec/policy/builtin.hpp"
+#include "kvcodec/plan/named_plans.hpp"
 #include "kvcodec/transform/builtin.hpp"
 
 namespace kvcodec {
@@ -219,7 +220,8 @@ CacheConfig make_cache_config(const std::string& plan, const HeadShape& shape,
   config.max_sequences = max_sequences;
   config.layers.resize(static_cast<std::size_t>(n_layers));
   for (LayerConfig& layer : config.layers) layer.n_recent = kDefaultRecent;
-  const std::string text = trim(plan);
+  std::string text = trim(plan);
+  if (is_named_plan(text)) text = named_plan(text, n_layers);
   if (!text.empty() && text[0] == '{') apply_json(config, text);
   else apply_text(config, text);
   for (std::size_t l = 0; l < config.layers.size(); ++l) {
@@ -260,7 +262,7 @@ std::string plan_help() {
   text += "policies (policy=...):\n  none  every token stays\n";
   BuiltinPolicies::for_each(
       [&]<class P>() { text += std::string("  ") + P::family + "  " + P::options_help + "\n"; });
-  return text + "keys: " + kKeys + "\n";
+  return text + "keys: " + kKeys + "\nplans by name: " + named_plans() + "\n";
 }
 
 }  // namespace kvcodec

@@ -43,6 +43,9 @@ constexpr std::array kRunners = {
     Entry{"lloyd-max", "", run_lloyd_max},
     Entry{"turboquant", "", run_turboquant},
     Entry{"rabitq", "", run_rabitq},
+    Entry{"qjl-inputs", "", run_qjl_inputs},
+    Entry{"qjl", "append-", run_qjl_append},
+    Entry{"qjl", "d", run_qjl_scores},
 };
 
 const Entry* runner_of(const Case& c) noexcept {

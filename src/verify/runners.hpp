@@ -32,5 +32,8 @@ std::string run_kivi_edge(const Case& c);
 std::string run_lloyd_max(const Case& c);
 std::string run_turboquant(const Case& c);
 std::string run_rabitq(const Case& c);
+std::string run_qjl_inputs(const Case& c);
+std::string run_qjl_scores(const Case& c);
+std::string run_qjl_append(const Case& c);
 
 }  // namespace kvcodec::golden

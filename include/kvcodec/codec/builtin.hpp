@@ -8,6 +8,7 @@
 #include "kvcodec/codec/kivi.hpp"
 #include "kvcodec/codec/lloyd_max.hpp"
 #include "kvcodec/codec/nqkv.hpp"
+#include "kvcodec/codec/qjl.hpp"
 #include "kvcodec/codec/rabitq.hpp"
 #include "kvcodec/codec/raw.hpp"
 #include "kvcodec/core/type_list.hpp"
@@ -17,6 +18,6 @@ namespace kvcodec {
 /// Every codec that can be named in a plan, in the order tables show them.
 using BuiltinCodecs =
     TypeList<RawF32, RawF16, RawBf16, Int8Token, Fp8, NvFp4, MxFp4, AffineToken, Kivi, LloydMax,
-             RaBitQ, Nqkv, NqkvSymmetric>;
+             RaBitQ, Qjl, Nqkv, NqkvSymmetric>;
 
 }  // namespace kvcodec

@@ -16,6 +16,8 @@
 //          rope      base of the rotary frequencies, for codebooks of keys (default: the engine's)
 // JSON     {"k": ..., "recent": ..., "page": ..., "layers": {"0-1": {"v": ...}}}, the same keys.
 //
+// Names    a plan of named_plans.hpp by its name alone: "qjl-3.03"
+//
 // Example  "k=hadamard+nqkv:g64,v=nqsym:g64,recent=32,sink=4;0-1:kv=int8"
 #pragma once
 
