@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
+#include <new>
 #include <numeric>
 #include <vector>
 
@@ -13,6 +15,23 @@
 #include "tests/support/compare.hpp"
 #include "tests/support/guard.hpp"
 #include "tests/support/inputs.hpp"
+
+namespace {
+
+constexpr std::int64_t kNoLimit = -1;
+std::int64_t allocations_left = kNoLimit;  // kNoLimit: memory never runs out
+
+}  // namespace
+
+[[gnu::noinline]] void* operator new(std::size_t n) {
+  if (allocations_left == 0) throw std::bad_alloc();
+  if (allocations_left > 0) --allocations_left;
+  void* p = std::malloc(n == 0 ? 1 : n);
+  if (p == nullptr) throw std::bad_alloc();
+  return p;
+}
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace kvcodec {
 namespace {
@@ -34,6 +53,17 @@ std::vector<float> clustered_rows(std::int64_t n, int n_clusters, std::uint64_t 
       const double center = static_cast<double>(centers[cluster + static_cast<std::size_t>(c)]);
       x.push_back(static_cast<float>(length * (center + noise * random.gauss())));
     }
+  }
+  return x;
+}
+
+/// n rows all over a sphere in three of the dimensions: neighbours of neighbours, so that what leaves
+/// the graph changes the degrees of what stays.
+std::vector<float> sphere_rows(std::int64_t n, std::uint64_t seed) {
+  test::Random random(seed);
+  std::vector<float> x(static_cast<std::size_t>(n * kDim));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = static_cast<float>(random.gauss() * (i % kDim < 3 ? 1.0 : 0.01));
   }
   return x;
 }
@@ -123,7 +153,7 @@ GreedyCover greedy(const std::vector<float>& x, float theta, const std::int32_t*
 
 TEST(Codebook, CoverIsAMaximalIndependentSet) {
   for (const float theta : {0.0f, 0.6f, 0.9f, 0.95f, 0.98f}) {
-    const std::vector<float> x = clustered_rows(301, 12, 21);  // 301: panels and words not full
+    const std::vector<float> x = sphere_rows(301, 21);  // 301: panels and words not full
     std::vector<std::int64_t> degrees;
     const GreedyCover cover = greedy(x, theta, nullptr, &degrees);
     const double t = static_cast<double>(theta);
@@ -149,7 +179,7 @@ TEST(Codebook, CoverIsAMaximalIndependentSet) {
 
 TEST(Codebook, CoverMatchesThePlainRule) {
   for (const std::uint64_t seed : {31u, 32u, 33u}) {
-    const std::vector<float> x = clustered_rows(150, 8, seed);
+    const std::vector<float> x = sphere_rows(150, seed);
     const PlainGreedy plain(x, 0.95);
     const GreedyCover cover = greedy(x, 0.95f, nullptr);
     ASSERT_EQ(cover.chosen.size(), plain.chosen.size()) << seed;
@@ -162,7 +192,7 @@ TEST(Codebook, CoverMatchesThePlainRule) {
 }
 
 TEST(Codebook, WeightsAreRepetitions) {
-  const std::vector<float> x = clustered_rows(80, 6, 41);
+  const std::vector<float> x = sphere_rows(80, 41);
   test::Random random(42);
   std::vector<std::int32_t> weights;
   std::vector<float> repeated;
@@ -314,33 +344,46 @@ TEST(Codebook, ManyRowsArePiecesInOrder) {
   const std::int64_t n = CodebookTable::kPieceRows + 1000;
   std::vector<float> x(static_cast<std::size_t>(n * dim));
   for (std::int64_t row = 0; row < n; ++row) x[static_cast<std::size_t>(row * dim)] = 1.0f;
-  const auto turn = [&](std::int64_t row, int axis) {
+  const auto turn = [&](std::int64_t row, int axis, float length = 3.0f) {
     x[static_cast<std::size_t>(row * dim)] = 0.0f;
-    x[static_cast<std::size_t>(row * dim + axis)] = 3.0f;
+    x[static_cast<std::size_t>(row * dim + axis)] = length;
   };
-  turn(5, 1);                              // becomes an entry in the first piece
-  turn(CodebookTable::kPieceRows + 1, 1);  // is found again in the second
-  turn(CodebookTable::kPieceRows + 2, 2);  // becomes an entry there
+  constexpr std::int64_t second = CodebookTable::kPieceRows;
+  turn(5, 1);           // becomes an entry in the first piece
+  turn(second + 1, 1);  // is found again in the second
+  turn(second + 2, 2);  // becomes an entry there, after
+  turn(second + 3, 3);  // this one, which weighs more
   CodebookTable table(dim, 0.98f);
   std::vector<std::uint32_t> index(static_cast<std::size_t>(n));
   std::vector<float> magnitude(index.size());
   table.cover(1, x.data(), nullptr, index.data(), magnitude.data());
   std::vector<std::int32_t> weights(index.size(), 2);
+  weights[second + 3] = 5;
   table.cover(n, x.data(), weights.data(), index.data(), magnitude.data());
-  EXPECT_EQ(table.n_entries(), 3u);
+  EXPECT_EQ(table.n_entries(), 4u);
   for (std::int64_t row = 0; row < n; ++row) {
-    const std::uint32_t want = row == 5 || row == CodebookTable::kPieceRows + 1 ? 1u
-                               : row == CodebookTable::kPieceRows + 2           ? 2u
-                                                                                : 0u;
+    const std::uint32_t want = row == 5 || row == second + 1 ? 1u
+                               : row == second + 2           ? 3u
+                               : row == second + 3           ? 2u
+                                                             : 0u;
     ASSERT_EQ(index[static_cast<std::size_t>(row)], want) << row;
     ASSERT_EQ(magnitude[static_cast<std::size_t>(row)], want == 0 ? 1.0f : 3.0f) << row;
   }
-  // A call that fails in its second piece takes back what the first one added.
-  turn(7, 3);
-  weights.back() = 0;
-  EXPECT_THROW(table.cover(n, x.data(), weights.data(), index.data(), magnitude.data()),
-               invalid_argument);
-  EXPECT_EQ(table.n_entries(), 3u);
+  // A call that fails anywhere, its second piece included, takes back what it added.
+  turn(7, 1, -1.0f);
+  turn(second + 7, 2, -1.0f);
+  std::int64_t n_failures = 0;
+  for (bool failed = true; failed; ++n_failures) {
+    allocations_left = n_failures;
+    try {
+      table.cover(n, x.data(), weights.data(), index.data(), magnitude.data());
+      failed = false;
+    } catch (const std::bad_alloc&) {
+    }
+    allocations_left = kNoLimit;
+    ASSERT_EQ(table.n_entries(), failed ? 4u : 6u) << n_failures << " allocations";
+  }
+  EXPECT_GT(n_failures, 10);
 }
 
 TEST(Codebook, ZeroTinyHugeAndNonFiniteRows) {
@@ -622,6 +665,41 @@ TEST(CodebookTile, EncodeLooksRowsUp) {
   std::vector<float> y(x.size(), 1.0f);
   unbound.decode_tile(Side::key, kDim, bytes.data(), y.data());
   EXPECT_EQ(y, std::vector<float>(y.size()));
+}
+
+TEST(CodebookTile, EncodeIsNotMisledByTheRoundingOfEntries) {
+  // Entries 0.0175 apart on a circle: the two nearest cosines often differ by less than lengths do.
+  test::Random random(131);
+  const auto circle = [&](int n) {
+    std::vector<float> x(static_cast<std::size_t>(n * kDim));
+    for (std::size_t row = 0; row < static_cast<std::size_t>(n); ++row) {
+      const double angle = 6.283185307179586 * random.uniform();
+      x[row * kDim] = static_cast<float>(std::cos(angle));
+      x[row * kDim + 1] = static_cast<float>(std::sin(angle));
+    }
+    return x;
+  };
+  const Covered c(circle(3000), CodebookTable::kMaxTheta);
+  const Codebook codec = Codebook{}.bind(c.table, nullptr);
+  const std::vector<float> x = circle(kTileRows);
+  std::vector<std::byte> bytes(codec.tile_bytes(kDim));
+  codec.encode_tile(Side::key, kDim, x.data(), bytes.data());
+  int misled = 0;
+  for (std::size_t row = 0; row < kTileRows; ++row) {
+    double best = -2.0;
+    double longest = -2.0;
+    std::uint32_t nearest = 0;
+    std::uint32_t wrong = 0;
+    for (std::uint32_t e = 0; e < c.table.n_entries(); ++e) {
+      const std::vector<float> entry = c.entry(e);
+      const double product = dot(&x[row * kDim], entry.data());
+      if (product > longest) longest = product, wrong = e;
+      if (product / norm(entry.data()) > best) best = product / norm(entry.data()), nearest = e;
+    }
+    EXPECT_EQ(codec.index_of(bytes.data(), static_cast<int>(row)), nearest) << row;
+    misled += wrong != nearest;
+  }
+  EXPECT_GT(misled, 0);
 }
 
 TEST(CodebookTile, LossIsBounded) {
