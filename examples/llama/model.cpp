@@ -92,6 +92,11 @@ void Model::quantize_layer(std::int32_t layer, const Model& source, std::int32_t
   quantize(layers_[index], source.layers_[index], group, clip);
 }
 
+bool Model::quantizes_weights() const noexcept {
+  return std::any_of(layers_.begin(), layers_.end(),
+                     [](const Layer& layer) { return layer.qkv.is_quantized(); });
+}
+
 std::int64_t Model::linear_bytes() const noexcept {
   std::int64_t bytes = 0;
   for (const Layer& l : layers_) {

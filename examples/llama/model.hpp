@@ -63,6 +63,8 @@ class Model {
   /// The part of weight_bytes() that WeightFormat decides: the linear layers.
   std::int64_t linear_bytes() const noexcept;
 
+  /// Whether any linear layer is in 4 bits.
+  bool quantizes_weights() const noexcept;
   /// Replaces the linear layers of one layer by the 4-bit form of `source`'s, which must be the same
   /// model in f32. Throws what PackedMatrix::quantized throws, or invalid_argument.
   void quantize_layer(std::int32_t layer, const Model& source, std::int32_t group, float clip);
@@ -135,5 +137,11 @@ class Model {
 /// Causal attention in f32 over the rows of the call alone; `window` as in Config.
 void dense_attention(const AttentionCall& call, const kvcodec::HeadShape& shape,
                      std::int32_t window, const kvcodec::Executor& executor);
+
+/// The same where a query sees its own row as it is in `call` and all earlier ones as past_k and
+/// past_v [n, n_kv_heads, head_dim]: past-only quantization, without a cache.
+void past_only_attention(const AttentionCall& call, const kvcodec::HeadShape& shape,
+                         std::int32_t window, const float* past_k, const float* past_v,
+                         const kvcodec::Executor& executor);
 
 }  // namespace llama
