@@ -24,8 +24,8 @@ using Sequences = std::vector<std::vector<std::int32_t>>;
 using Streams = std::vector<std::vector<float>>;  // [sequences] of [tokens, hidden_size]
 
 constexpr ShiftRule kShiftRules[] = {ShiftRule::none, ShiftRule::middle, ShiftRule::mean};
-constexpr float kClips[] = {1.0f, 0.96f, 0.92f, 0.88f, 0.84f, 0.8f,  0.76f,
-                            0.72f, 0.68f, 0.64f, 0.6f, 0.56f, 0.52f, 0.48f};
+constexpr float kClips[] = {1.0f,  0.96f, 0.92f, 0.88f, 0.84f, 0.8f,  0.76f,
+                            0.72f, 0.68f, 0.64f, 0.6f,  0.56f, 0.52f, 0.48f};
 constexpr float kWeightClips[] = {1.0f, 0.95f, 0.9f, 0.85f, 0.8f};
 
 // A second round starts from the first one's result; a third finds nothing worth its time.
@@ -135,8 +135,7 @@ class Calibrator {
 
   LayerStats collect(std::int32_t layer, const Streams& streams);
   RowQuantizer quantizer(const ChannelStats& stats, const SideIndex& index) const;
-  void advance(std::int32_t layer, const LayerStats& stats, const Choice& choice,
-               Streams& streams);
+  void advance(std::int32_t layer, const LayerStats& stats, const Choice& choice, Streams& streams);
   double loss(std::int32_t layer, const LayerStats& stats, const Choice& choice);
   StreamReport report(const Streams& streams);
   StreamReport run_whole(const Choice& choice);

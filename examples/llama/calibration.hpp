@@ -79,8 +79,8 @@ struct CalibrationResult {
 /// Text sampled from the model itself at temperature 1: it needs no data and is independent of any
 /// test set.
 struct SampledText {
-  std::int64_t n_tokens = 2048;    ///< in all, >= 1
-  std::int64_t length = 2048;      ///< of one sequence at most; the model may allow less
+  std::int64_t n_tokens = 2048;     ///< in all, >= 1
+  std::int64_t length = 2048;       ///< of one sequence at most; the model may allow less
   std::int32_t start_token = '\n';  ///< first token of every sequence
   std::uint64_t seed = 1;
 };

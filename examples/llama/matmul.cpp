@@ -186,13 +186,12 @@ void PackedMatrix::set_bias(const std::vector<float>& bias) {
 }
 
 std::int64_t PackedMatrix::bytes() const noexcept {
-  return static_cast<std::int64_t>((panels_.size() + bias_.size()) * sizeof(float) +
-                                   codes_.size() + ends_.size() * sizeof(std::uint16_t));
+  return static_cast<std::int64_t>((panels_.size() + bias_.size()) * sizeof(float) + codes_.size() +
+                                   ends_.size() * sizeof(std::uint16_t));
 }
 
 // The first `rows` rows of group g of a panel, [rows, 64].
-void PackedMatrix::unpack(std::int64_t panel, std::int64_t g, std::int64_t rows,
-                          float* out) const {
+void PackedMatrix::unpack(std::int64_t panel, std::int64_t g, std::int64_t rows, float* out) const {
   const std::uint16_t* ends = ends_.data() + (panel * n_groups() + g) * 2 * kPanelColumns;
   Columns step, low;
   for (std::size_t c = 0; c < step.size(); ++c) {

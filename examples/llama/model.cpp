@@ -223,18 +223,16 @@ void Model::run_layers(std::int32_t first, std::int32_t last, std::span<float> h
                        std::span<const std::int32_t> positions, const Attention& attention,
                        Workspace& work) const {
   if (first < 0 || last > config_.n_layers || first > last) {
-    throw kvcodec::invalid_argument(
-        kvcodec::bad_value("run_layers", "first, last",
-                           std::to_string(first) + ", " + std::to_string(last),
-                           "a range within 0.." + std::to_string(config_.n_layers)));
+    throw kvcodec::invalid_argument(kvcodec::bad_value(
+        "run_layers", "first, last", std::to_string(first) + ", " + std::to_string(last),
+        "a range within 0.." + std::to_string(config_.n_layers)));
   }
   const std::int64_t n = std::ssize(positions), d = config_.head_dim;
   const std::int64_t n_q = config_.n_q_heads, n_kv = config_.n_kv_heads;
   if (std::ssize(hidden) != n * config_.hidden_size) {
-    throw kvcodec::invalid_argument(
-        kvcodec::bad_value("run_layers", "hidden.size()", hidden.size(),
-                           std::to_string(n) + " positions of " +
-                               std::to_string(config_.hidden_size) + " values"));
+    throw kvcodec::invalid_argument(kvcodec::bad_value(
+        "run_layers", "hidden.size()", hidden.size(),
+        std::to_string(n) + " positions of " + std::to_string(config_.hidden_size) + " values"));
   }
   check_positions(positions);
   grow(work.normed, n * config_.hidden_size);
@@ -279,8 +277,8 @@ std::span<const float> Model::forward(std::span<const std::int32_t> tokens,
   }
   check_tokens(tokens);
   copy_embeddings(tokens, work.x);
-  const std::span<float> x = std::span(work.x).first(
-      tokens.size() * static_cast<std::size_t>(config_.hidden_size));
+  const std::span<float> x =
+      std::span(work.x).first(tokens.size() * static_cast<std::size_t>(config_.hidden_size));
   run_layers(0, config_.n_layers, x, positions, attention, work);
   return logits(x, logit_rows, work);
 }

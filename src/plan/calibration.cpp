@@ -224,15 +224,10 @@ Calibration read_calibration(const fs::path& file) {
 
 void write_calibration(const Calibration& c, const fs::path& file) {
   check(c);
-  Json root = {{"format", kFormat},
-               {"version", kCalibrationVersion},
-               {"model", c.model},
-               {"made_by", c.made_by},
-               {"n_layers", c.n_layers},
-               {"n_kv_heads", c.n_kv_heads},
-               {"head_dim", c.head_dim},
-               {"k", to_json(c.k, c)},
-               {"v", to_json(c.v, c)}};
+  Json root = {
+      {"format", kFormat},      {"version", kCalibrationVersion}, {"model", c.model},
+      {"made_by", c.made_by},   {"n_layers", c.n_layers},         {"n_kv_heads", c.n_kv_heads},
+      {"head_dim", c.head_dim}, {"k", to_json(c.k, c)},           {"v", to_json(c.v, c)}};
   if (!c.weights.empty()) {
     root["weights"] = {{"format", c.weights}, {"clip", to_json(c.weight_clip)}};
   }
