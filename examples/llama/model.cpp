@@ -120,7 +120,7 @@ Model Model::load(const std::filesystem::path& folder, kvcodec::Executor executo
   check(format, c.n_layers);
   const std::int64_t hidden = c.hidden_size, vocab = c.vocab_size;
   const TensorStore tensors = TensorStore::open(folder);
-  m.frequencies_ = rope_frequencies(c.rope, c.head_dim);
+  m.frequencies_ = llama::rope_frequencies(c.rope, c.head_dim);
   m.embedding_ = tensors.load("model.embed_tokens.weight", {vocab, hidden});
   m.final_norm_ = tensors.load("model.norm.weight", {hidden});
   m.n_parameters_ = vocab * hidden + hidden;

@@ -65,8 +65,8 @@ class Model {
 
   /// Whether any linear layer is in 4 bits.
   bool quantizes_weights() const noexcept;
-  /// Replaces the linear layers of one layer by the 4-bit form of `source`'s, which must be the same
-  /// model in f32. Throws what PackedMatrix::quantized throws, or invalid_argument.
+  /// Replaces the linear layers of one layer by the 4-bit form of those of `source`, which must be the
+  /// same model in f32. Throws what PackedMatrix::quantized throws, or invalid_argument.
   void quantize_layer(std::int32_t layer, const Model& source, std::int32_t group, float clip);
 
   /// Runs rows `tokens` [n] at `positions` [n], which may belong to several sequences. Returns
