@@ -24,12 +24,16 @@ constexpr Lanes kD;
 // Four rows by two vectors: eight independent sums hide the latency of a multiply-add, and each
 // loaded weight is used four times.
 HWY_INLINE void four_rows(const float* HWY_RESTRICT x, std::int64_t x_stride, std::int64_t k,
-                          const float* HWY_RESTRICT panel, const float* HWY_RESTRICT bias,
-                          float* HWY_RESTRICT y, std::int64_t y_stride) {
+                          const float* HWY_RESTRICT panel, const float* start,
+                          std::int64_t start_stride, float* y, std::int64_t y_stride) {
   const auto lanes = hn::Lanes(kD);
-  const auto bias0 = hn::LoadU(kD, bias), bias1 = hn::LoadU(kD, bias + lanes);
-  auto a0 = bias0, a1 = bias1, b0 = bias0, b1 = bias1;
-  auto c0 = bias0, c1 = bias1, d0 = bias0, d1 = bias1;
+  const float* start1 = start + start_stride;
+  const float* start2 = start1 + start_stride;
+  const float* start3 = start2 + start_stride;
+  auto a0 = hn::LoadU(kD, start), a1 = hn::LoadU(kD, start + lanes);
+  auto b0 = hn::LoadU(kD, start1), b1 = hn::LoadU(kD, start1 + lanes);
+  auto c0 = hn::LoadU(kD, start2), c1 = hn::LoadU(kD, start2 + lanes);
+  auto d0 = hn::LoadU(kD, start3), d1 = hn::LoadU(kD, start3 + lanes);
   const float* x1 = x + x_stride;
   const float* x2 = x1 + x_stride;
   const float* x3 = x2 + x_stride;
@@ -59,11 +63,10 @@ HWY_INLINE void four_rows(const float* HWY_RESTRICT x, std::int64_t x_stride, st
 
 // One row by four vectors (16 lanes make that the whole panel).
 HWY_INLINE void one_row(const float* HWY_RESTRICT x, std::int64_t k,
-                        const float* HWY_RESTRICT panel, const float* HWY_RESTRICT bias,
-                        float* HWY_RESTRICT y) {
+                        const float* HWY_RESTRICT panel, const float* start, float* y) {
   const auto lanes = hn::Lanes(kD);
-  auto a0 = hn::LoadU(kD, bias), a1 = hn::LoadU(kD, bias + lanes);
-  auto a2 = hn::LoadU(kD, bias + 2 * lanes), a3 = hn::LoadU(kD, bias + 3 * lanes);
+  auto a0 = hn::LoadU(kD, start), a1 = hn::LoadU(kD, start + lanes);
+  auto a2 = hn::LoadU(kD, start + 2 * lanes), a3 = hn::LoadU(kD, start + 3 * lanes);
   for (std::int64_t i = 0; i < k; ++i) {
     const float* w = panel + i * kPanelColumns;
     const auto xi = hn::Set(kD, x[i]);
@@ -79,17 +82,39 @@ HWY_INLINE void one_row(const float* HWY_RESTRICT x, std::int64_t k,
 }
 
 void matmul_panel(const float* x, std::int64_t x_stride, std::int64_t n, std::int64_t k,
-                  const float* panel, const float* bias, float* y, std::int64_t y_stride) {
+                  const float* panel, const float* start, std::int64_t start_stride, float* y,
+                  std::int64_t y_stride) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(kD));
   const std::int64_t n4 = n - n % 4;
   for (std::int64_t c = 0; c < kPanelColumns; c += 2 * lanes) {
     for (std::int64_t r = 0; r < n4; r += 4) {
-      four_rows(x + r * x_stride, x_stride, k, panel + c, bias + c, y + r * y_stride + c, y_stride);
+      four_rows(x + r * x_stride, x_stride, k, panel + c, start + r * start_stride + c,
+                start_stride, y + r * y_stride + c, y_stride);
     }
   }
   for (std::int64_t r = n4; r < n; ++r) {
     for (std::int64_t c = 0; c < kPanelColumns; c += 4 * lanes) {
-      one_row(x + r * x_stride, k, panel + c, bias + c, y + r * y_stride + c);
+      one_row(x + r * x_stride, k, panel + c, start + r * start_stride + c, y + r * y_stride + c);
+    }
+  }
+}
+
+void unpack_panel(const std::uint8_t* codes, std::int64_t k, const float* step, const float* low,
+                  float* out) {
+  const hn::Rebind<std::int32_t, Lanes> ints;
+  const hn::Rebind<std::uint8_t, Lanes> bytes;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(kD));
+  constexpr std::int64_t kHalf = kPanelColumns / 2;
+  for (std::int64_t c = 0; c < kHalf; c += lanes) {
+    const auto step0 = hn::LoadU(kD, step + c), step1 = hn::LoadU(kD, step + kHalf + c);
+    const auto low0 = hn::LoadU(kD, low + c), low1 = hn::LoadU(kD, low + kHalf + c);
+    for (std::int64_t i = 0; i < k; ++i) {
+      const auto both = hn::PromoteTo(ints, hn::LoadU(bytes, codes + i * kHalf + c));
+      const auto code0 = hn::ConvertTo(kD, hn::And(both, hn::Set(ints, 15)));
+      const auto code1 = hn::ConvertTo(kD, hn::ShiftRight<4>(both));
+      float* row = out + i * kPanelColumns + c;
+      hn::StoreU(hn::MulAdd(code0, step0, low0), kD, row);
+      hn::StoreU(hn::MulAdd(code1, step1, low1), kD, row + kHalf);
     }
   }
 }
@@ -150,13 +175,21 @@ HWY_AFTER_NAMESPACE();
 namespace llama {
 
 HWY_EXPORT(matmul_panel);
+HWY_EXPORT(unpack_panel);
 HWY_EXPORT(silu_multiply);
 HWY_EXPORT(softmax);
 HWY_EXPORT(rms_norm);
 
 void matmul_panel(const float* x, std::int64_t x_stride, std::int64_t n, std::int64_t k,
-                  const float* panel, const float* bias, float* y, std::int64_t y_stride) {
-  HWY_DYNAMIC_DISPATCH(matmul_panel)(x, x_stride, n, k, panel, bias, y, y_stride);
+                  const float* panel, const float* start, std::int64_t start_stride, float* y,
+                  std::int64_t y_stride) {
+  HWY_DYNAMIC_DISPATCH(matmul_panel)
+  (x, x_stride, n, k, panel, start, start_stride, y, y_stride);
+}
+
+void unpack_panel(const std::uint8_t* codes, std::int64_t k, const float* step, const float* low,
+                  float* out) {
+  HWY_DYNAMIC_DISPATCH(unpack_panel)(codes, k, step, low, out);
 }
 
 void silu_multiply(const float* gate, const float* up, std::int64_t n, float* out) {

@@ -46,7 +46,8 @@ PackedMatrix Model::load_fused(const TensorStore& tensors, const std::vector<std
   return matrix;
 }
 
-Model::Layer Model::load_layer(const TensorStore& tensors, std::int32_t index) {
+Model::Layer Model::load_layer(const TensorStore& tensors, std::int32_t index,
+                               const WeightFormat& format) {
   const Config& c = config_;
   const std::string prefix = "model.layers." + std::to_string(index) + ".";
   const std::string attn = prefix + "self_attn.", mlp = prefix + "mlp.";
@@ -63,40 +64,85 @@ Model::Layer Model::load_layer(const TensorStore& tensors, std::int32_t index) {
       load_fused(tensors, {mlp + "gate_proj", mlp + "up_proj"}, {inner, inner}, hidden, false);
   layer.down = load_fused(tensors, {mlp + "down_proj"}, {hidden}, inner, false);
   n_parameters_ += 2 * hidden;
+  if (format.quantized()) {
+    const float clip = format.clip.empty() ? 1.0f : format.clip[static_cast<std::size_t>(index)];
+    quantize(layer, layer, format.group, clip);
+  }
   return layer;
 }
 
-Model Model::load(const std::filesystem::path& folder, kvcodec::Executor executor) {
+void Model::quantize(Layer& layer, const Layer& source, std::int32_t group, float clip) const {
+  for (PackedMatrix Layer::*matrix : {&Layer::qkv, &Layer::o, &Layer::gate_up, &Layer::down}) {
+    layer.*matrix = (source.*matrix).quantized(group, clip, executor_);
+  }
+}
+
+void Model::quantize_layer(std::int32_t layer, const Model& source, std::int32_t group,
+                           float clip) {
+  if (layer < 0 || layer >= config_.n_layers) {
+    throw kvcodec::invalid_argument(kvcodec::bad_value(
+        "quantize_layer", "layer", layer, "0.." + std::to_string(config_.n_layers - 1)));
+  }
+  if (source.config_.n_layers != config_.n_layers || source.n_parameters_ != n_parameters_) {
+    throw kvcodec::invalid_argument(
+        kvcodec::bad_value("quantize_layer", "source.n_parameters()", source.n_parameters_,
+                           std::to_string(n_parameters_) + ", the same model"));
+  }
+  const auto index = static_cast<std::size_t>(layer);
+  quantize(layers_[index], source.layers_[index], group, clip);
+}
+
+bool Model::quantizes_weights() const noexcept {
+  return std::any_of(layers_.begin(), layers_.end(),
+                     [](const Layer& layer) { return layer.qkv.is_quantized(); });
+}
+
+std::int64_t Model::linear_bytes() const noexcept {
+  std::int64_t bytes = 0;
+  for (const Layer& l : layers_) {
+    bytes += l.qkv.bytes() + l.o.bytes() + l.gate_up.bytes() + l.down.bytes();
+  }
+  return bytes;
+}
+
+std::int64_t Model::weight_bytes() const noexcept {
+  std::size_t values = embedding_.size() + final_norm_.size();
+  for (const Layer& l : layers_) values += l.attention_norm.size() + l.mlp_norm.size();
+  return linear_bytes() + lm_head_.bytes() + static_cast<std::int64_t>(values * sizeof(float));
+}
+
+Model Model::load(const std::filesystem::path& folder, kvcodec::Executor executor,
+                  const WeightFormat& format) {
   Model m;
   m.config_ = read_config(folder);
   m.executor_ = executor;
   const Config& c = m.config_;
+  check(format, c.n_layers);
   const std::int64_t hidden = c.hidden_size, vocab = c.vocab_size;
   const TensorStore tensors = TensorStore::open(folder);
-  m.frequencies_ = rope_frequencies(c.rope, c.head_dim);
+  m.frequencies_ = llama::rope_frequencies(c.rope, c.head_dim);
   m.embedding_ = tensors.load("model.embed_tokens.weight", {vocab, hidden});
   m.final_norm_ = tensors.load("model.norm.weight", {hidden});
   m.n_parameters_ = vocab * hidden + hidden;
-  for (std::int32_t i = 0; i < c.n_layers; ++i) m.layers_.push_back(m.load_layer(tensors, i));
+  for (std::int32_t i = 0; i < c.n_layers; ++i) {
+    m.layers_.push_back(m.load_layer(tensors, i, format));
+  }
   m.lm_head_ = c.tie_word_embeddings
                    ? PackedMatrix::from_weight(m.embedding_.data(), vocab, hidden, hidden)
                    : m.load_fused(tensors, {"lm_head"}, {vocab}, hidden, false);
   return m;
 }
 
-void Model::check_input(std::span<const std::int32_t> tokens,
-                        std::span<const std::int32_t> positions) const {
-  if (tokens.size() != positions.size()) {
-    throw kvcodec::invalid_argument(
-        kvcodec::bad_value("forward", "positions.size()", positions.size(),
-                           "tokens.size() = " + std::to_string(tokens.size())));
-  }
+void Model::check_tokens(std::span<const std::int32_t> tokens) const {
   for (const std::int32_t token : tokens) {
     if (token < 0 || token >= config_.vocab_size) {
       throw kvcodec::invalid_argument(kvcodec::bad_value(
           "forward", "token", token, "0.." + std::to_string(config_.vocab_size - 1)));
     }
   }
+}
+
+void Model::check_positions(std::span<const std::int32_t> positions) const {
   for (const std::int32_t position : positions) {
     if (position < 0 || position >= config_.max_position) {
       throw kvcodec::invalid_argument(kvcodec::bad_value(
@@ -113,12 +159,12 @@ void Model::normalize(const float* x, const std::vector<float>& weight, std::int
   });
 }
 
-// work.x += o(attention(norm(work.x)))
+// x += o(attention(norm(x)))
 void Model::run_attention(const Layer& layer, AttentionCall call, const Attention& attention,
-                          Workspace& work) const {
+                          float* x, Workspace& work) const {
   const std::int64_t n = call.n, d = config_.head_dim;
   const std::int64_t n_q = config_.n_q_heads, n_kv = config_.n_kv_heads;
-  normalize(work.x.data(), layer.attention_norm, n, work.normed.data());
+  normalize(x, layer.attention_norm, n, work.normed.data());
   layer.qkv.multiply(work.normed.data(), n, work.qkv.data(), executor_);
   for_rows(executor_, n, [&](std::int64_t r) {
     const float* from = work.qkv.data() + r * (n_q + 2 * n_kv) * d;
@@ -138,13 +184,13 @@ void Model::run_attention(const Layer& layer, AttentionCall call, const Attentio
   attention(call);
   layer.o.multiply(work.attended.data(), n, work.normed.data(), executor_);
   const std::int64_t size = n * config_.hidden_size;
-  for (std::int64_t i = 0; i < size; ++i) work.x.data()[i] += work.normed.data()[i];
+  for (std::int64_t i = 0; i < size; ++i) x[i] += work.normed.data()[i];
 }
 
-// work.x += down(silu(gate(norm(work.x))) * up(norm(work.x)))
-void Model::run_mlp(const Layer& layer, std::int64_t n, Workspace& work) const {
+// x += down(silu(gate(norm(x))) * up(norm(x)))
+void Model::run_mlp(const Layer& layer, std::int64_t n, float* x, Workspace& work) const {
   const std::int64_t inner = config_.intermediate_size;
-  normalize(work.x.data(), layer.mlp_norm, n, work.normed.data());
+  normalize(x, layer.mlp_norm, n, work.normed.data());
   layer.gate_up.multiply(work.normed.data(), n, work.gate_up.data(), executor_);
   for_rows(executor_, n, [&](std::int64_t r) {
     float* gate = work.gate_up.data() + r * 2 * inner;
@@ -153,20 +199,43 @@ void Model::run_mlp(const Layer& layer, std::int64_t n, Workspace& work) const {
   layer.down.multiply(work.gate_up.data(), 2 * inner, n, inner, config_.hidden_size,
                       work.normed.data(), config_.hidden_size, executor_);
   const std::int64_t size = n * config_.hidden_size;
-  for (std::int64_t i = 0; i < size; ++i) work.x.data()[i] += work.normed.data()[i];
+  for (std::int64_t i = 0; i < size; ++i) x[i] += work.normed.data()[i];
 }
 
-std::span<const float> Model::forward(std::span<const std::int32_t> tokens,
-                                      std::span<const std::int32_t> positions,
-                                      const Attention& attention,
-                                      std::span<const std::int64_t> logit_rows,
-                                      Workspace& work) const {
-  check_input(tokens, positions);
-  const auto n = static_cast<std::int64_t>(tokens.size());
-  const std::int64_t hidden = config_.hidden_size, d = config_.head_dim;
+std::vector<float> Model::embed(std::span<const std::int32_t> tokens) const {
+  check_tokens(tokens);
+  std::vector<float> out;
+  copy_embeddings(tokens, out);
+  return out;
+}
+
+// out [at least n, hidden_size]
+void Model::copy_embeddings(std::span<const std::int32_t> tokens, std::vector<float>& out) const {
+  const std::int64_t hidden = config_.hidden_size;
+  grow(out, std::ssize(tokens) * hidden);
+  for (std::size_t r = 0; r < tokens.size(); ++r) {
+    std::copy_n(embedding_.data() + tokens[r] * hidden, hidden,
+                out.data() + static_cast<std::int64_t>(r) * hidden);
+  }
+}
+
+void Model::run_layers(std::int32_t first, std::int32_t last, std::span<float> hidden,
+                       std::span<const std::int32_t> positions, const Attention& attention,
+                       Workspace& work) const {
+  if (first < 0 || last > config_.n_layers || first > last) {
+    throw kvcodec::invalid_argument(kvcodec::bad_value(
+        "run_layers", "first, last", std::to_string(first) + ", " + std::to_string(last),
+        "a range within 0.." + std::to_string(config_.n_layers)));
+  }
+  const std::int64_t n = std::ssize(positions), d = config_.head_dim;
   const std::int64_t n_q = config_.n_q_heads, n_kv = config_.n_kv_heads;
-  grow(work.x, n * hidden);
-  grow(work.normed, n * hidden);
+  if (std::ssize(hidden) != n * config_.hidden_size) {
+    throw kvcodec::invalid_argument(kvcodec::bad_value(
+        "run_layers", "hidden.size()", hidden.size(),
+        std::to_string(n) + " positions of " + std::to_string(config_.hidden_size) + " values"));
+  }
+  check_positions(positions);
+  grow(work.normed, n * config_.hidden_size);
   grow(work.angles, n * d);
   grow(work.qkv, n * (n_q + 2 * n_kv) * d);
   grow(work.q, n * n_q * d);
@@ -175,24 +244,43 @@ std::span<const float> Model::forward(std::span<const std::int32_t> tokens,
   grow(work.attended, n * n_q * d);
   grow(work.gate_up, n * 2 * config_.intermediate_size);
   rope_angles(frequencies_, positions, work.angles.data());
-  for (std::int64_t r = 0; r < n; ++r) {
-    std::copy_n(embedding_.data() + tokens[static_cast<std::size_t>(r)] * hidden, hidden,
-                work.x.data() + r * hidden);
-  }
-  for (std::int32_t i = 0; i < config_.n_layers; ++i) {
+  for (std::int32_t i = first; i < last; ++i) {
     const Layer& layer = layers_[static_cast<std::size_t>(i)];
-    run_attention(layer, {.layer = i, .n = n}, attention, work);
-    run_mlp(layer, n, work);
+    run_attention(layer, {.layer = i, .n = n}, attention, hidden.data(), work);
+    run_mlp(layer, n, hidden.data(), work);
   }
-  const auto n_logits = static_cast<std::int64_t>(logit_rows.size());
-  grow(work.normed, n_logits * hidden);
-  grow(work.logits, n_logits * config_.vocab_size);
-  for (std::int64_t i = 0; i < n_logits; ++i) {
-    normalize(work.x.data() + logit_rows[static_cast<std::size_t>(i)] * hidden, final_norm_, 1,
-              work.normed.data() + i * hidden);
+}
+
+std::span<const float> Model::logits(std::span<const float> hidden,
+                                     std::span<const std::int64_t> rows, Workspace& work) const {
+  const std::int64_t width = config_.hidden_size;
+  const std::int64_t n = std::ssize(rows);
+  grow(work.normed, n * width);
+  grow(work.logits, n * config_.vocab_size);
+  for (std::int64_t i = 0; i < n; ++i) {
+    normalize(hidden.data() + rows[static_cast<std::size_t>(i)] * width, final_norm_, 1,
+              work.normed.data() + i * width);
   }
-  lm_head_.multiply(work.normed.data(), n_logits, work.logits.data(), executor_);
-  return {work.logits.data(), static_cast<std::size_t>(n_logits * config_.vocab_size)};
+  lm_head_.multiply(work.normed.data(), n, work.logits.data(), executor_);
+  return {work.logits.data(), static_cast<std::size_t>(n * config_.vocab_size)};
+}
+
+std::span<const float> Model::forward(std::span<const std::int32_t> tokens,
+                                      std::span<const std::int32_t> positions,
+                                      const Attention& attention,
+                                      std::span<const std::int64_t> logit_rows,
+                                      Workspace& work) const {
+  if (tokens.size() != positions.size()) {
+    throw kvcodec::invalid_argument(
+        kvcodec::bad_value("forward", "positions.size()", positions.size(),
+                           "tokens.size() = " + std::to_string(tokens.size())));
+  }
+  check_tokens(tokens);
+  copy_embeddings(tokens, work.x);
+  const std::span<float> x =
+      std::span(work.x).first(tokens.size() * static_cast<std::size_t>(config_.hidden_size));
+  run_layers(0, config_.n_layers, x, positions, attention, work);
+  return logits(x, logit_rows, work);
 }
 
 std::vector<float> Model::dense(std::span<const std::int32_t> tokens,
@@ -204,8 +292,8 @@ std::vector<float> Model::dense(std::span<const std::int32_t> tokens,
                     executor_);
   };
   Workspace work;
-  const std::span<const float> logits = forward(tokens, positions, attention, logit_rows, work);
-  return {logits.begin(), logits.end()};
+  const std::span<const float> out = forward(tokens, positions, attention, logit_rows, work);
+  return {out.begin(), out.end()};
 }
 
 std::vector<float> Model::forward_dense(std::span<const std::int32_t> tokens) const {

@@ -32,10 +32,9 @@ Engine::Engine(const Model& model, kvcodec::CacheConfig config)
 
 Engine::Engine(const Model& model, const std::string& plan, std::int64_t max_tokens,
                std::int32_t max_sequences)
-    : Engine(model, with_frequencies(
-                        model, kvcodec::make_cache_config(plan, model.head_shape(),
-                                                          model.config().n_layers, max_tokens,
-                                                          max_sequences))) {}
+    : Engine(model, with_frequencies(model, kvcodec::make_cache_config(
+                                                plan, model.head_shape(), model.config().n_layers,
+                                                max_tokens, max_sequences))) {}
 
 Session Engine::open() { return {*this, cache_.open()}; }
 

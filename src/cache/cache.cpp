@@ -62,9 +62,10 @@ void check_books(const std::string& where, const LayerConfig& c, const CacheConf
     }
     const auto half = static_cast<std::size_t>(config.shape.head_dim / 2);
     if (side == &c.k && book->positions && config.rope_frequencies.size() != half) {
-      throw invalid_argument(where + " k: codec " + side->codec.name() + " with rope_frequencies.size() = " +
-                             std::to_string(config.rope_frequencies.size()) + ", allowed: head_dim / 2 = " +
-                             std::to_string(half) + ", or the codec's option norope");
+      throw invalid_argument(
+          where + " k: codec " + side->codec.name() +
+          " with rope_frequencies.size() = " + std::to_string(config.rope_frequencies.size()) +
+          ", allowed: head_dim / 2 = " + std::to_string(half) + ", or the codec's option norope");
     }
   }
 }

@@ -54,12 +54,12 @@ struct LayerInfo {
 
 /// Working memory of appends; one per cache.
 struct AppendScratch {
-  std::vector<float> row;           ///< [head_dim]
-  std::vector<float> rows;          ///< [kTileRows, kMaxTileWidth]
-  std::vector<std::byte> tile;      ///< the largest tile of the cache
-  std::vector<float> judged_k;      ///< [chunk + lookahead, head_dim] of the largest policy
-  std::vector<float> judged_v;      ///< the same
-  std::vector<KeepMask> judgement;  ///< [n_kv_heads, chunk]
+  std::vector<float> row;            ///< [head_dim]
+  std::vector<float> rows;           ///< [kTileRows, kMaxTileWidth]
+  std::vector<std::byte> tile;       ///< the largest tile of the cache
+  std::vector<float> judged_k;       ///< [chunk + lookahead, head_dim] of the largest policy
+  std::vector<float> judged_v;       ///< the same
+  std::vector<KeepMask> judgement;   ///< [n_kv_heads, chunk]
   std::vector<std::int64_t> n_rows;  ///< [n_kv_heads]
 };
 

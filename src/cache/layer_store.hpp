@@ -44,9 +44,7 @@ class LayerStore {
   const RawStore& sinks() const noexcept { return sinks_; }
   const RawStore& recent() const noexcept { return recent_; }
   const StagedRows& staged() const noexcept { return staged_; }
-  const Books& books(Side side) const noexcept {
-    return side == Side::key ? k_books_ : v_books_;
-  }
+  const Books& books(Side side) const noexcept { return side == Side::key ? k_books_ : v_books_; }
   const Center& center(Side side) const noexcept {
     return side == Side::key ? k_center_ : v_center_;
   }

@@ -5,13 +5,14 @@
 
 #include "kvcodec/core/by_name.hpp"
 #include "kvcodec/core/type_list.hpp"
+#include "kvcodec/transform/channel_affine.hpp"
 #include "kvcodec/transform/hadamard.hpp"
 #include "kvcodec/transform/transform.hpp"
 
 namespace kvcodec {
 
 /// Every transform that can be named in a plan.
-using BuiltinTransforms = TypeList<Identity, Hadamard>;
+using BuiltinTransforms = TypeList<Identity, Hadamard, ChannelAffine>;
 
 /// Builds the transform that `spec` = "family[:option]" names.
 ///
