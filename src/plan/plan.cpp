@@ -8,6 +8,7 @@
 #include "kvcodec/codec/make_codec.hpp"
 #include "kvcodec/core/options.hpp"
 #include "kvcodec/policy/builtin.hpp"
+#include "kvcodec/plan/calibration.hpp"
 #include "kvcodec/plan/named_plans.hpp"
 #include "kvcodec/transform/builtin.hpp"
 
@@ -15,7 +16,7 @@ namespace kvcodec {
 namespace {
 
 constexpr const char* kKeys =
-    "k, v, kv, sink, recent, flush, rollback, policy, kraw, vraw, raw, page, rope";
+    "k, v, kv, sink, recent, flush, rollback, policy, kraw, vraw, raw, page, rope, calibration";
 constexpr const char* kMeanHelp = "n<rows>: 1..1000000 (default 256)";
 
 [[noreturn]] void fail(const std::string& what) { throw invalid_argument("plan: " + what); }
@@ -95,6 +96,7 @@ void set_key(CacheConfig& config, LayerConfig& layer, const std::string& key,
   if (key == "policy") layer.policy = make_policy(value);
   if (key == "rollback") layer.rollback_rows = parse_count(key, value, 0, 65536);
   if (key == "rope") config.rope_frequencies = rope_frequencies(value, config.shape.head_dim);
+  if (key == "calibration") config.calibration = value;
   if (key == "page") config.page_size = parse_count(key, value, kTileRows, 65536);
 }
 
@@ -103,7 +105,7 @@ void check_key(const std::string& key, bool all_layers) {
   const bool known =
       std::any_of(keys.begin(), keys.end(), [&](const std::string& k) { return trim(k) == key; });
   if (!known) fail("unknown key \"" + key + "\", allowed: " + kKeys);
-  if ((key == "page" || key == "rope") && !all_layers) {
+  if ((key == "page" || key == "rope" || key == "calibration") && !all_layers) {
     fail("key " + key + " is for all layers, not for some of them");
   }
 }
@@ -185,6 +187,16 @@ void apply_json(CacheConfig& config, const std::string& plan) {
   }
 }
 
+/// Names alone do not bind static scales.
+void check_bound(SideConfig side, std::size_t layer) {
+  side.transform.for_each([&](const AnyTransform& t) {
+    const auto* affine = t.as<ChannelAffine>();
+    if (affine == nullptr || affine->bound()) return;
+    fail("layer " + std::to_string(layer) +
+         ": transform affine needs the plan key calibration=FILE (see kvcodec calibrate)");
+  });
+}
+
 std::string side_text(const SideConfig& side) {
   std::string text;
   if (side.center.kind == Centering::Kind::prompt) {
@@ -224,8 +236,14 @@ CacheConfig make_cache_config(const std::string& plan, const HeadShape& shape,
   if (is_named_plan(text)) text = named_plan(text, n_layers);
   if (!text.empty() && text[0] == '{') apply_json(config, text);
   else apply_text(config, text);
+  if (!config.calibration.empty()) {
+    apply_calibration(config,
+                      std::make_shared<const Calibration>(read_calibration(config.calibration)));
+  }
   for (std::size_t l = 0; l < config.layers.size(); ++l) {
     const LayerConfig& layer = config.layers[l];
+    check_bound(layer.k, l);
+    check_bound(layer.v, l);
     if (layer.k.codec && layer.v.codec) continue;
     fail("layer " + std::to_string(l) + " has no codec for " + (layer.k.codec ? "v" : "k") +
          ", codecs: " + codec_families<CacheCodecs>());
@@ -246,6 +264,7 @@ std::string to_plan(const CacheConfig& config) {
     text += settings;
     l = end;
   }
+  if (!config.calibration.empty()) text += ";calibration=" + config.calibration;
   if (config.page_size != kTileRows) text += ";page=" + std::to_string(config.page_size);
   return text;
 }

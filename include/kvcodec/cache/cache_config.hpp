@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "kvcodec/codec/any_codec.hpp"
@@ -78,6 +79,7 @@ struct CacheConfig {
   std::vector<double> rope_frequencies;
   /// Keeps alive what transforms and centers point to.
   std::shared_ptr<const void> tables;
+  std::string calibration;  ///< file that the tables were read from, as plans name it
 };
 
 /// Bytes a cache or a sequence holds, by kind.

@@ -16,10 +16,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "kvcodec/cache/cache_config.hpp"
 #include "kvcodec/codec/tile_layout.hpp"
 #include "kvcodec/core/shape.hpp"
 #include "kvcodec/transform/channel_affine.hpp"
@@ -80,6 +82,12 @@ void check(const Calibration& calibration);
 
 /// Throws invalid_argument unless the calibration is for a model of this shape.
 void check_fits(const Calibration& calibration, const HeadShape& shape, std::int32_t n_layers);
+
+/// Binds every transform "affine" of `config` to its layer's scales, makes the layer's shift the fixed
+/// center of that side, unless it has a center of its own, and gives codecs "wkv" without a clip of
+/// their own the layer's, if bits and group are those it was found for. `config` keeps the
+/// calibration alive. Throws as check_fits.
+void apply_calibration(CacheConfig& config, std::shared_ptr<const Calibration> calibration);
 
 /// Throws invalid_argument if the file cannot be read, corrupt_data naming the field that is
 /// missing, of the wrong type or out of range.

@@ -13,7 +13,8 @@
 //          rollback  further raw tokens to take back        (default 0)
 //          kraw, vraw, raw   f32, f16, bf16: type of raw rows (default: by codec)
 //          page      tokens per page, all layers            (default 64)
-//          rope      base of the rotary frequencies, for codebooks of keys (default: the engine's)
+//          calibration  file of static shifts, scales and clips, for the transform "affine"
+//          rope         base of the rotary frequencies, for codebooks of keys (default: the engine's)
 // JSON     {"k": ..., "recent": ..., "page": ..., "layers": {"0-1": {"v": ...}}}, the same keys.
 //
 // Names    a plan of named_plans.hpp by its name alone: "qjl-3.03"

@@ -30,6 +30,11 @@ class TransformChain {
   }
 
   bool is_identity() const noexcept { return n_ == 0; }
+  /// Calls fn(AnyTransform&) for each transform, from the first to the last.
+  template <class F>
+  void for_each(F&& fn) {
+    for (int i = 0; i < n_; ++i) fn(links_[static_cast<std::size_t>(i)]);
+  }
   /// Names joined by "+"; "identity" if there is none.
   std::string name() const {
     if (is_identity()) return AnyTransform().name();

@@ -89,6 +89,12 @@ class AnyTransform {
   }
 
   bool is_identity() const noexcept { return functions_ == &functions_of<Identity>; }
+  /// The transform as a T, or null if it is another type.
+  template <Transform T>
+  const T* as() const noexcept {
+    if (functions_ != &functions_of<T>) return nullptr;
+    return static_cast<const T*>(static_cast<const void*>(value_));
+  }
   std::string name() const { return functions_->name(value_); }
   bool supports(int head_dim) const noexcept { return functions_->supports(value_, head_dim); }
   void forward(int head_dim, int kv_head, float* x) const noexcept {
