@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kvcodec/codec/affine_group.hpp"
+#include "kvcodec/codec/affine_token.hpp"
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
 
@@ -9,21 +11,17 @@ namespace llama {
 namespace {
 
 constexpr std::int64_t kRowsPerTask = 32;
-constexpr float kSmallestStep = 0x1p-14f;  // the smallest normal f16
 
-float as_f16(float x) {
-  return to_f32(kvcodec::to_f16(kvcodec::clamp_finite(x, kvcodec::kF16Max)));
-}
-
-// y [n] <- the values its codes stand for.
-void quantize_group(float* y, std::int64_t n, float top_code, float clip) {
+// y [n] <- the values its codes stand for, by the codec's own arithmetic.
+void quantize_group(float* y, std::int64_t n, int bits, float clip) {
   const auto [least, most] = std::minmax_element(y, y + n);
-  const float range = *most - *least;
-  const float low = as_f16(*least + 0.5f * (1.0f - clip) * range);
-  const float step = as_f16(std::max(clip * range / top_code, kSmallestStep));
+  const kvcodec::AffineGroup group =
+      kvcodec::make_affine_group(bits, *least, *most, clip, kvcodec::AffineToken::kSmallestScale);
+  const float scale = to_f32(group.scale), zero = to_f32(group.zero);
+  const float divisor = kvcodec::affine_divisor(group.scale);
+  const auto largest = static_cast<float>((1 << bits) - 1);
   for (std::int64_t i = 0; i < n; ++i) {
-    const float place = std::clamp((y[i] - low) / step, 0.0f, top_code);
-    y[i] = static_cast<float>(kvcodec::round_even(place)) * step + low;
+    y[i] = kvcodec::affine_value(kvcodec::affine_code(y[i], divisor, zero, largest), scale, zero);
   }
 }
 
@@ -32,7 +30,6 @@ void quantize_group(float* y, std::int64_t n, float top_code, float clip) {
 void RowQuantizer::run(const float* x, std::int64_t n, const kvcodec::HeadShape& shape, float* out,
                        const kvcodec::Executor& executor) const {
   const std::int64_t d = shape.head_dim, width = shape.n_kv_heads * d;
-  const auto top_code = static_cast<float>((1 << bits) - 1);
   executor.parallel_for((n + kRowsPerTask - 1) / kRowsPerTask, [&](std::int64_t task, int) {
     const std::int64_t end = std::min(n, (task + 1) * kRowsPerTask);
     for (std::int64_t row = task * kRowsPerTask; row < end; ++row) {
@@ -45,7 +42,7 @@ void RowQuantizer::run(const float* x, std::int64_t n, const kvcodec::HeadShape&
       }
       for (std::int64_t i = 0; i < width; i += d) {
         for (std::int64_t g = 0; g < d; g += group) {
-          quantize_group(to + i + g, std::min<std::int64_t>(group, d - g), top_code, clip);
+          quantize_group(to + i + g, std::min<std::int64_t>(group, d - g), bits, clip);
         }
       }
       for (std::int64_t i = 0; i < width; ++i) {

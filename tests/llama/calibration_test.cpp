@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "examples/llama/fake_quantize.hpp"
+#include "kvcodec/codec/affine_token.hpp"
 #include "kvcodec/core/dtype.hpp"
 #include "tests/llama/random_model.hpp"
 #include "tests/support/codecs.hpp"
@@ -75,6 +76,30 @@ TEST(FakeQuantize, IsTheDocumentedFormula) {
       first += size;
     }
     EXPECT_LE(ties, 4) << bits << ": of " << x.size();
+  }
+}
+
+// Without shift and scale a row is what codec `wkv` decodes, bit by bit.
+TEST(FakeQuantize, IsTheCodec) {
+  for (const std::int32_t head_dim : {64, 80, 128}) {
+    const auto width = static_cast<std::size_t>(head_dim);
+    const auto x = kvcodec::test::gauss_rows(kvcodec::kTileRows, head_dim, 3);
+    for (const auto& [bits, group] :
+         {std::array<std::int32_t, 2>{2, 32}, {3, 64}, {4, 128}, {4, 32}, {8, 64}}) {
+      kvcodec::AffineToken codec;
+      codec.bits = bits;
+      codec.group = group;
+      codec.clip = 0.9f;
+      std::vector<std::byte> tile(codec.tile_bytes(head_dim));
+      std::vector<float> decoded(x.size()), out(x.size());
+      codec.encode_tile(kvcodec::Side::key, head_dim, x.data(), tile.data());
+      codec.decode_tile(kvcodec::Side::key, head_dim, tile.data(), decoded.data());
+      RowQuantizer q{.bits = bits, .group = group, .clip = 0.9f, .shift = {}, .scale = {}};
+      q.shift.assign(width, 0.0f);
+      q.scale.assign(width, 1.0f);
+      q.run(x.data(), kvcodec::kTileRows, {1, 1, head_dim}, out.data(), {});
+      ASSERT_EQ(out, decoded) << bits << " bits, groups of " << group << " in " << head_dim;
+    }
   }
 }
 
