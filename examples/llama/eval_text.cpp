@@ -204,7 +204,7 @@ Perplexity measure_perplexity(Engine& engine, const EvalData& data, const EvalOp
         const bool in_prompt = prompt_left > 0;
         if (in_prompt) {
           prompt_left -= std::ssize(tokens);
-          chunk.n_observed = std::max<std::int64_t>(0, engine.observed_rows() - prompt_left);
+          chunk.prompt_left = prompt_left;
         }
         const std::span<const float> logits = engine.run({&chunk, 1}, Logits::all);
         if (in_prompt && prompt_left == 0) engine.cache().end_prompt(session.back().id());

@@ -38,18 +38,10 @@ Engine::Engine(const Model& model, const std::string& plan, std::int64_t max_tok
 
 Session Engine::open() { return {*this, cache_.open()}; }
 
-std::int64_t Engine::observed_rows() const {
-  std::int32_t most = 0;
-  for (std::int32_t layer = 0; layer < cache_.n_layers(); ++layer) {
-    most = std::max(most, cache_.observed_rows(layer));
-  }
-  return most;
-}
-
 void Engine::collect(std::span<const Chunk> chunks, Logits wanted) {
   seqs_.clear();
   lengths_.clear();
-  n_observed_.clear();
+  prompt_left_.clear();
   logit_rows_.clear();
   tokens_.clear();
   positions_.clear();
@@ -69,7 +61,7 @@ void Engine::collect(std::span<const Chunk> chunks, Logits wanted) {
       }
     }
     seqs_.push_back(chunk.seq);
-    n_observed_.push_back(std::min(chunk.n_observed, std::ssize(chunk.tokens)));
+    prompt_left_.push_back(chunk.prompt_left);
     lengths_.push_back(length);
     for (const std::int32_t token : chunk.tokens) {
       const auto row = static_cast<std::int64_t>(tokens_.size());
@@ -106,8 +98,9 @@ void Engine::append(const AttentionCall& call) {
       return kvcodec::dense_rows(data + first * width, n, shape.n_kv_heads, shape.head_dim);
     };
     cache_.append(seqs_[s], call.layer, rows(call.k), rows(call.v));
-    if (n_observed_[s] == 0) continue;
-    const std::int64_t n_seen = n_observed_[s];
+    if (prompt_left_[s] < 0) continue;
+    const std::int64_t n_seen =
+        std::clamp<std::int64_t>(cache_.observed_rows(call.layer) - prompt_left_[s], 0, n);
     const float* q = call.q + (first + n - n_seen) * shape.n_q_heads * shape.head_dim;
     cache_.observe(seqs_[s], call.layer,
                    kvcodec::dense_rows(q, n_seen, shape.n_q_heads, shape.head_dim),
@@ -161,12 +154,11 @@ std::span<const float> Session::prefill(std::span<const std::int32_t> tokens,
     throw kvcodec::invalid_argument("prefill: wanted = all, allowed: none, last; see Engine::run");
   }
   std::span<const float> logits;
-  const std::int64_t observed = prompt == Prompt::complete ? engine_->observed_rows() : 0;
   while (!tokens.empty()) {
     const auto n = std::min(tokens.size(), static_cast<std::size_t>(chunk_size));
     Chunk chunk{seq_, tokens.first(n)};
     tokens = tokens.subspan(n);
-    chunk.n_observed = std::max<std::int64_t>(0, observed - std::ssize(tokens));
+    if (prompt == Prompt::complete) chunk.prompt_left = std::ssize(tokens);
     logits = engine_->run({&chunk, 1}, tokens.empty() ? wanted : Logits::none);
   }
   if (prompt == Prompt::complete) engine_->cache().end_prompt(seq_);

@@ -23,8 +23,9 @@ enum class Logits : std::uint8_t {
 struct Chunk {
   kvcodec::SeqId seq = 0;
   std::span<const std::int32_t> tokens;
-  /// Newest of the tokens whose attention eviction policies are told of (Cache::observe).
-  std::int64_t n_observed = 0;
+  /// Tokens of the prompt that follow in later passes, so that eviction policies are told of the
+  /// attention of the prompt's last ones (Cache::observe); -1: policies are told nothing.
+  std::int64_t prompt_left = -1;
 };
 
 /// What a piece of prompt is.
@@ -56,9 +57,6 @@ class Engine {
   /// A new empty sequence.
   Session open();
 
-  /// Newest prompt tokens whose attention some layer's policy wants to know.
-  std::int64_t observed_rows() const;
-
   /// Runs new tokens of several sequences in one pass and appends their K and V to the cache.
   ///
   /// The tokens of a pass see each other's K and V exactly; what the codec loses is only what lies
@@ -79,7 +77,7 @@ class Engine {
   kvcodec::AttendWorkspace attend_work_;
   // The pass in progress.
   std::vector<kvcodec::SeqId> seqs_;
-  std::vector<std::int64_t> indptr_, lengths_, logit_rows_, n_observed_;
+  std::vector<std::int64_t> indptr_, lengths_, logit_rows_, prompt_left_;
   std::vector<std::int32_t> tokens_, positions_;
 };
 
@@ -97,7 +95,8 @@ class Session {
   std::int64_t position() const { return engine_->cache().n_tokens(seq_); }
 
   /// Runs tokens in chunks of chunk_size >= 1 and returns the logits of the last one [vocab_size],
-  /// or nothing. A smaller chunk makes more of the prompt see compressed rows.
+  /// or nothing. A last piece of a prompt (Prompt::complete) must hold all tokens whose attention the
+  /// policies want to know (Cache::observed_rows). A smaller chunk makes more of the prompt see compressed rows.
   std::span<const float> prefill(std::span<const std::int32_t> tokens, std::int64_t chunk_size,
                                  Logits wanted = Logits::last, Prompt prompt = Prompt::complete);
   /// Runs one token and returns the logits of the next, [vocab_size].

@@ -394,6 +394,7 @@ void Cache::observe(SeqId seq, std::int32_t layer, const AnyRows& q, float sm_sc
   LayerStore& store = impl_->at(seq).layers[l];
   const LayerInfo& info = impl_->layers[l];
   if (!info.judges_at_prompt() || info.config.policy.observed_rows() == 0) return;
+  if (store.prompt_ended()) return;
   check_range("Cache::observe", "q.n_tokens", q.n_tokens, 0, store.n_tokens());
   if (q.n_tokens > 0 && q.data == nullptr) throw invalid_argument("Cache::observe: q.data is null");
   if (!(sm_scale > 0.0f) || !is_finite(sm_scale)) {

@@ -270,8 +270,7 @@ void LayerStore::truncate(const LayerInfo& layer, PagePool& pool, std::int64_t n
   }
   n_tokens_ = n_tokens;
   if (!shorter) return;
-  n_observed_ = 0;
-  observed_.clear();
+  forget_observed();
   if (n_rows() == n_recent_ && !prompt_ended_) restart_centers(layer);
 }
 

@@ -64,9 +64,11 @@ class LayerStore {
   bool append(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch, const AnyRows& k,
               const AnyRows& v);
 
+  bool prompt_ended() const noexcept { return prompt_ended_; }
   /// Adds the attention of the newest tokens' queries; q [n_tokens, n_q_heads, head_dim].
   void observe(const LayerInfo& layer, const AnyRows& q, float sm_scale);
-  /// What the end of the prompt would do. Throws what the policy throws.
+  /// What the end of the prompt would do. Throws what the policy throws, or invalid_argument if it
+  /// wants to know the attention of other queries than were observed.
   Judgement judge_prompt(const LayerInfo& layer, const PagePool& pool) const;
   /// Throws std::bad_alloc; then nothing has changed.
   void end_prompt(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch,
@@ -105,6 +107,13 @@ class LayerStore {
   void judge_chunk(const LayerInfo& layer, AppendScratch& scratch);
   /// Moves the n oldest recent rows to the staged ones as `masks` [n_kv_heads, n] say; null: all.
   void stage(std::int64_t n, const KeepMask* masks) noexcept;
+  /// Throws invalid_argument unless what was observed is what the policy wants to know.
+  void check_observed(const LayerInfo& layer) const;
+  void forget_observed() noexcept {
+    n_observed_ = 0;
+    observed_end_ = 0;
+    observed_ = {};
+  }
   void load_judged(const LayerInfo& layer, int head, std::int64_t n, float* k, float* v) const;
   void encode_staged(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch);
   void drop_old_pages(const LayerInfo& layer, PagePool& pool) noexcept;
@@ -130,6 +139,7 @@ class LayerStore {
 
   // What was observed of the prompt's attention.
   std::int64_t n_observed_ = 0;               ///< queries
+  std::int64_t observed_end_ = 0;             ///< tokens up to the newest of them
   std::vector<std::vector<float>> observed_;  ///< per query head, per recent row
 };
 

@@ -135,7 +135,10 @@ void LayerStore::observe(const LayerInfo& layer, const AnyRows& q, float sm_scal
   std::vector<float> keys(static_cast<std::size_t>(n_keys * head_dim));
   std::vector<float> queries(static_cast<std::size_t>(q.n_tokens * head_dim));
   std::vector<float> sums(static_cast<std::size_t>(n_keys));
-  std::vector<std::vector<float>> observed = observed_;
+  // Queries that do not follow those observed before replace them.
+  const bool goes_on = n_tokens_ - q.n_tokens == observed_end_;
+  std::vector<std::vector<float>> observed;
+  if (goes_on) observed = observed_;
   observed.resize(static_cast<std::size_t>(layer.shape.n_q_heads));
   for (int head = 0; head < layer.shape.n_q_heads; ++head) {
     const int kv_head = head / group;
@@ -162,7 +165,19 @@ void LayerStore::observe(const LayerInfo& layer, const AnyRows& q, float sm_scal
     }
   }
   observed_ = std::move(observed);
-  n_observed_ += q.n_tokens;
+  n_observed_ = (goes_on ? n_observed_ : 0) + q.n_tokens;
+  observed_end_ = n_tokens_;
+}
+
+void LayerStore::check_observed(const LayerInfo& layer) const {
+  const std::int64_t wanted =
+      std::min<std::int64_t>(layer.config.policy.observed_rows(), n_tokens_);
+  const std::int64_t n = observed_end_ == n_tokens_ ? n_observed_ : 0;
+  if (wanted == 0 || n == wanted) return;
+  throw invalid_argument(
+      bad_value("Cache::end_prompt: layer " + std::to_string(layer.index), "observed queries", n,
+                std::to_string(wanted) + " for policy " + layer.config.policy.name() +
+                    ": observe the newest tokens of " + "the prompt, all of these and no others"));
 }
 
 Judgement LayerStore::judge_prompt(const LayerInfo& layer, const PagePool& pool) const {
@@ -178,6 +193,7 @@ Judgement LayerStore::judge_prompt(const LayerInfo& layer, const PagePool& pool)
   j.n_rows = std::max<std::int64_t>(0, n_recent_ - layer.keep());
   j.masks.assign(static_cast<std::size_t>(layer.shape.n_kv_heads * j.n_rows), kKeptByAll);
   if (j.n_rows > 0) {
+    check_observed(layer);
     const std::int64_t ahead = policy.lookahead_rows();
     const auto n = static_cast<std::size_t>(j.n_rows);
     std::vector<float> k((n + static_cast<std::size_t>(ahead)) *
@@ -223,8 +239,7 @@ void LayerStore::end_prompt(const LayerInfo& layer, PagePool& pool, AppendScratc
     encode_staged(layer, pool, scratch);
     recent_.resize(layer.capacity(), n_recent_);
     staged_.resize(kTileRows - 1 + layer.leaving());
-    n_observed_ = 0;
-    observed_ = {};
+    forget_observed();
   }
   settle(layer, pool, scratch);
 }

@@ -322,7 +322,7 @@ TEST(PolicyRefusals, SayWhatIsWrong) {
   ASSERT_EQ(append(cache, seq, 0, tokens, 0, 200), Status::ok);
   const std::vector<std::byte> before = state_of(cache);
   EXPECT_TRUE(test::contains(test::message_of<invalid_argument>([&] { cache.end_prompt(seq); }),
-                             {"observe"}));
+                             {"observe", "snapkv", "observed queries = 0", "allowed: 16"}));
   EXPECT_THROW(cache.observe(seq, 0, AnyRows(dense_rows(tokens.k.data(), 16, 4, 64)), 0.0f),
                invalid_argument);
   EXPECT_THROW(cache.observe(seq, 1, AnyRows(dense_rows(tokens.k.data(), 16, 4, 64)), 0.1f),
@@ -331,6 +331,94 @@ TEST(PolicyRefusals, SayWhatIsWrong) {
                invalid_argument);
   EXPECT_EQ(state_of(cache), before);
 }
+
+/// What the end of the prompt must be told: the attention of the newest w queries, all of them.
+class Observation : public ::testing::TestWithParam<std::string> {
+ protected:
+  static constexpr HeadShape kShape{4, 2, 64};
+  static constexpr std::int64_t kPrompt = 200;
+  static constexpr std::int64_t kWindow = 64;
+
+  Observation() { EXPECT_EQ(append(cache_, seq_, 0, tokens_, 0, kPrompt), Status::ok); }
+
+  AnyRows queries(std::int64_t first, std::int64_t n) const {
+    return dense_rows(q_.data() + first * 256, n, 4, 64);
+  }
+  void observe(std::int64_t first, std::int64_t n) {
+    cache_.observe(seq_, 0, queries(first, n), 0.1f);
+  }
+  /// The prompt cannot end, says why, and nothing has changed.
+  void expect_refusal(std::int64_t n_observed) {
+    const std::vector<std::byte> before = state_of(cache_);
+    EXPECT_TRUE(
+        test::contains(test::message_of<invalid_argument>([&] { cache_.end_prompt(seq_); }),
+                       {"end_prompt", "layer 0", "observed queries = " + std::to_string(n_observed),
+                        "allowed: 64", GetParam().substr(0, 6)}));
+    EXPECT_EQ(state_of(cache_), before);
+  }
+
+  Tokens tokens_{kShape, 300, 31};
+  std::vector<float> q_ = test::gauss_rows(300, 256, 33);
+  Cache cache_{make_cache_config("kv=int8,policy=" + GetParam(), kShape, 1, 300)};
+  SeqId seq_ = cache_.open();
+};
+
+TEST_P(Observation, FewerOrMoreQueriesThanThePolicyWantsAreRefused) {
+  expect_refusal(0);
+  observe(190, 10);
+  expect_refusal(10);
+  observe(100, 100);
+  expect_refusal(100);
+  observe(136, 64);
+  cache_.end_prompt(seq_);
+  EXPECT_LT(cache_.n_kept(seq_, 0, 0), kPrompt);
+  const std::vector<std::byte> before = state_of(cache_);
+  observe(136, 64);  // too late: nothing happens
+  cache_.end_prompt(seq_);
+  EXPECT_EQ(state_of(cache_), before);
+}
+
+// Tokens appended since make the observed ones old.
+TEST_P(Observation, IsOfTheNewestTokens) {
+  observe(136, 64);
+  ASSERT_EQ(append(cache_, seq_, 0, tokens_, kPrompt, 100), Status::ok);
+  expect_refusal(0);
+  observe(236, 64);
+  cache_.end_prompt(seq_);
+}
+
+TEST_P(Observation, InSeveralCallsIsTheSameAsInOne) {
+  Cache pieces(cache_.config());
+  pieces.open();
+  ASSERT_EQ(append(pieces, 0, 0, tokens_, 0, 150), Status::ok);
+  pieces.observe(0, 0, queries(136, 14), 0.1f);
+  for (const auto& [first, n] : {std::pair{150, 31}, std::pair{181, 19}}) {
+    ASSERT_EQ(append(pieces, 0, 0, tokens_, first, n), Status::ok);
+    pieces.observe(0, 0, queries(first, n), 0.1f);
+  }
+  pieces.end_prompt(0);
+  observe(136, 64);
+  cache_.end_prompt(seq_);
+  EXPECT_EQ(contents(pieces, 0), contents(cache_, seq_));
+}
+
+TEST_P(Observation, IsForgottenWithWhatATruncationTakesBack) {
+  observe(136, 64);
+  ASSERT_EQ(cache_.truncate(seq_, kPrompt - 1), Status::ok);
+  ASSERT_EQ(append(cache_, seq_, 0, tokens_, kPrompt - 1, 1), Status::ok);
+  expect_refusal(0);
+}
+
+// A prompt of which nothing is judged needs no queries.
+TEST_P(Observation, ShortPromptsNeedNone) {
+  ASSERT_EQ(cache_.truncate(seq_, kWindow), Status::ok);
+  cache_.end_prompt(seq_);
+  EXPECT_EQ(cache_.n_kept(seq_, 0, 0), kWindow);
+}
+
+INSTANTIATE_TEST_SUITE_P(Policies, Observation,
+                         ::testing::Values("snapkv:r0.5:w64", "spindle:r0.5:w64"),
+                         test::name_of_param);
 
 }  // namespace
 }  // namespace kvcodec

@@ -75,16 +75,19 @@ class Cache {
 
   /// Adds to what policies know: the attention that the newest q.n_tokens tokens pay to all tokens
   /// before them and to themselves. For policies at the prompt, after these tokens were appended:
-  /// observed_rows(layer) tokens in all, in order, in one call or several.
+  /// the last observed_rows(layer) tokens of the prompt, in one call, or in several that follow
+  /// each other; a call whose tokens do not follow those of the call before starts anew.
   ///
   /// q [n_tokens, n_q_heads, head_dim], any strides, after position encoding; sm_scale > 0. Does
-  /// nothing for layers whose policy does not observe. Throws invalid_argument, std::bad_alloc.
+  /// nothing for layers whose policy does not observe, nor after end_prompt. Throws
+  /// invalid_argument, std::bad_alloc.
   void observe(SeqId seq, std::int32_t layer, const AnyRows& q, float sm_scale);
   /// Newest tokens of the prompt whose attention the layer's policy wants to know; 0: none.
   std::int32_t observed_rows(std::int32_t layer) const;
   /// Declares the prompt of a sequence complete: policies at the prompt judge now, in all layers.
-  /// A second call does nothing. Throws invalid_argument, out_of_pages, std::bad_alloc or what the
-  /// policy throws; then nothing was changed.
+  /// A second call does nothing. Throws invalid_argument, also where a policy has rows to judge and
+  /// other queries were observed than min(observed_rows(layer), n_tokens) newest ones;
+  /// out_of_pages, std::bad_alloc or what the policy throws. Then nothing was changed.
   void end_prompt(SeqId seq);
 
   /// Takes back the newest tokens of every layer, so that n_tokens remain.
