@@ -2,10 +2,13 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <initializer_list>
+#include <map>
 #include <memory>
 #include <string>
 
 #include "examples/llama/tokenizer.hpp"
+#include "examples/llama/weight_format.hpp"
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/core/options.hpp"
 #include "src/cli/commands.hpp"
@@ -21,6 +24,7 @@ struct Options {
   std::string plans;
   std::string budget = "1GiB";
   std::string json;
+  bool all = false;
   int threads = 0;
 };
 
@@ -37,9 +41,69 @@ std::vector<NamedPlan> default_plans() {
           {"Hadamard, V symmetric", "k=hadamard+nqkv:g64,v=nqsym:g64"}};
 }
 
-std::vector<NamedPlan> plans_of(const std::string& text) {
-  return text.empty() ? default_plans() : named_plans(split_options(text, '|'));
+/// Every method; `folder` is the model's, whose calibration WKVQuant uses if it has one.
+std::vector<NamedPlan> all_plans(const fs::path& folder) {
+  std::vector<NamedPlan> plans = default_plans();
+  const fs::path calibration = folder / "calibration.json";
+  const std::string wkv = fs::exists(calibration)
+                              ? "kv=affine+wkv:b4:g128,recent=1,calibration=" + calibration.string()
+                              : "kv=wkv:b4:g128,recent=1";
+  const std::string residual = ",recent=0,flush=128";
+  for (const NamedPlan& plan : std::initializer_list<NamedPlan>{
+           {"fp8", "kv=fp8"},
+           {"nvfp4", "kv=nvfp4"},
+           {"mxfp4", "kv=mxfp4"},
+           {"WKVQuant W4", "kv=f16", "w4:g128"},
+           {"WKVQuant KV4", wkv},
+           {"WKVQuant W4+KV4", wkv, "w4:g128"},
+           {"KIVI 4", "kv=kivi:b4" + residual},
+           {"KIVI 2", "kv=kivi:b2" + residual},
+           {"lm4+rot", "kv=hadamard+lm:b4"},
+           {"lm3+rot", "kv=hadamard+lm:b3"},
+           {"lm2+rot", "kv=hadamard+lm:b2"},
+           {"mean+rot+lm4", "kv=mean+hadamard+lm:b4"},
+           {"QJL 3.87", "qjl-3.87"},
+           {"QJL 3.03", "qjl-3.03"},
+           {"lm2+rot unbiased K, V 2 bits", "k=hadamard+lm:b2:unbiased,v=kivi:b2" + residual},
+           {"rabitq2+rot K, V 2 bits", "k=hadamard+rabitq:b2,v=kivi:b2" + residual},
+           {"LagKV 2x", "kv=f16,policy=lagkv:l128:r0.5,sink=16"},
+           {"LagKV 4x", "kv=f16,policy=lagkv:l128:r0.25,sink=16"},
+           {"LagKV 2x, NQKV", "kv=nqkv:g64,policy=lagkv:l128:r0.5,sink=16"},
+           {"SnapKV 2x", "kv=f16,policy=snapkv:r0.5"},
+           {"KeyDiff 2x", "kv=f16,policy=keydiff:r0.5,sink=4"},
+           {"sinks + window 1024", "kv=f16,policy=window:n1024,sink=4"},
+           {"PyramidKV 50 %", "kv=f16,policy=spindle:r0.5"},
+           {"SpindleKV", "k=codebook:t0.98,v=codebook:t0.95,policy=spindle:r0.5"},
+           {"Spindle eviction, NQKV", "kv=nqkv:g64,policy=spindle:r0.5"}}) {
+    plans.push_back(plan);
+  }
+  return plans;
 }
+
+std::vector<NamedPlan> plans_of(const Options& options, const fs::path& folder) {
+  if (!options.plans.empty()) return named_plans(split_options(options.plans, '|'));
+  return options.all ? all_plans(folder) : default_plans();
+}
+
+/// The model with other weights, loaded when first asked for.
+class Models {
+ public:
+  Models(fs::path folder, Executor executor) : folder_(std::move(folder)), executor_(executor) {}
+
+  const llama::Model& with(const std::string& weights) {
+    const auto found = models_.find(weights);
+    if (found != models_.end()) return found->second;
+    return models_
+        .emplace(weights,
+                 llama::Model::load(folder_, executor_, llama::parse_weight_format(weights)))
+        .first->second;
+  }
+
+ private:
+  fs::path folder_;
+  Executor executor_;
+  std::map<std::string, llama::Model> models_;
+};
 
 /// The shipped model: beside the installed command, or in the tree it was built from.
 fs::path shipped_model() {
@@ -103,12 +167,13 @@ int demo(const Options& options) {
   measure.budget = parse_bytes(options.budget);
   ThreadPool pool(options.threads);
   const fs::path folder = options.model.empty() ? shipped_model() : fs::path(options.model);
-  const llama::Model model = llama::Model::load(folder, pool.executor());
+  Models models(folder, pool.executor());
+  const llama::Model& model = models.with("f32");
   const llama::EvalData data = llama::read_eval(folder);
   if (data.generation.empty()) {
     throw corrupt_data((folder / "eval.json").string() + ": generation has no prompt");
   }
-  const std::vector<NamedPlan> plans = plans_of(options.plans);
+  const std::vector<NamedPlan> plans = plans_of(options, folder);
   check_plans(plans, model.head_shape(), model.config().n_layers);
   const llama::GenerationPrompt& prompt = data.generation[0];
   measure.prompt = prompt.prompt;
@@ -119,7 +184,8 @@ int demo(const Options& options) {
   for (std::size_t i = 0; i < plans.size(); ++i) {
     const std::string what =
         "[" + std::to_string(i + 1) + "/" + std::to_string(plans.size()) + "] " + plans[i].name;
-    results.push_back(measure_plan(model, data, plans[i], measure, progress, what));
+    results.push_back(
+        measure_plan(models.with(plans[i].weights), data, plans[i], measure, progress, what));
   }
   const Uncached uncached = without_cache(model, prompt.prompt);
   progress.clear();
@@ -162,6 +228,7 @@ void add_demo(CLI::App& app, Run& run) {
   CLI::App* sub = app.add_subcommand("demo", "Compares plans on the shipped model");
   sub->add_option("--model", options->model, "another model folder with an eval.json");
   sub->add_option("--plans", options->plans, "plans to compare, separated by |");
+  sub->add_flag("--all", options->all, "every method instead of the short table");
   sub->add_option("--threads", options->threads, "0: one per hardware thread")
       ->check(CLI::Range(0, 1024));
   sub->add_option("--budget", options->budget, "memory for context and batch")

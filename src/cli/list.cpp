@@ -6,6 +6,7 @@
 
 #include "kvcodec/codec/make_codec.hpp"
 #include "kvcodec/plan/plan.hpp"
+#include "kvcodec/policy/builtin.hpp"
 #include "kvcodec/transform/builtin.hpp"
 #include "src/cli/commands.hpp"
 #include "src/cli/output.hpp"
@@ -61,6 +62,17 @@ void print_markdown() {
   line({"---", "---"});
   BuiltinTransforms::for_each([&]<class T>() {
     line({"`" + std::string(T::family) + "`", T::options_help});
+  });
+  line({"`mean`", "n<rows>: mean of the first rows, subtracted and added back exactly"});
+  std::printf("\n## Codecs of a cache alone\n\nTheir tables grow with a sequence.\n\n");
+  line({"codec", "options"});
+  line({"---", "---"});
+  line({"`" + std::string(Codebook::family) + "`", Codebook::options_help});
+  std::printf("\n## Policies\n\nWhich tokens stay: `policy=lagkv:l128:r0.5`.\n\n");
+  line({"policy", "options"});
+  line({"---", "---"});
+  BuiltinPolicies::for_each([&]<class P>() {
+    line({"`" + std::string(P::family) + "`", P::options_help});
   });
 }
 

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "examples/llama/tokenizer.hpp"
+#include "kvcodec/codec/codebook.hpp"
 #include "kvcodec/plan/plan.hpp"
 #include "src/verify/npy.hpp"
 
@@ -53,6 +54,13 @@ class FilledCache {
   SeqId seq_;
 };
 
+bool has_codebook(const CacheConfig& config) {
+  for (const LayerConfig& l : config.layers) {
+    if (l.k.codec.as<Codebook>() != nullptr || l.v.codec.as<Codebook>() != nullptr) return true;
+  }
+  return false;
+}
+
 /// Continues the prompt. Generation is short, so its speed is the best of several runs.
 void generate_text(llama::Engine& engine, const MeasureOptions& options, PlanResult& r) {
   constexpr int kRuns = 3;
@@ -94,7 +102,7 @@ Memory measure_memory(const std::string& plan, const HeadShape& shape, std::int3
 
 std::vector<NamedPlan> named_plans(const std::vector<std::string>& plans) {
   std::vector<NamedPlan> named;
-  for (const std::string& plan : plans) named.push_back({plan, plan});
+  for (const std::string& plan : plans) named.push_back({plan, plan, "f32"});
   return named;
 }
 
@@ -111,6 +119,7 @@ PlanResult measure_plan(const llama::Model& model, const llama::EvalData& data,
   PlanResult r;
   r.name = plan.name;
   r.plan = plan.plan;
+  r.weights = plan.weights;
   llama::EvalOptions eval = options.eval;
   const auto report = [&](const char* part) {
     return [&progress, head = what + ", " + part](std::int64_t done, std::int64_t total) {
@@ -143,6 +152,13 @@ PlanResult measure_plan(const llama::Model& model, const llama::EvalData& data,
   r.memory = measure_memory(plan.plan, shape, model.config().n_layers,
                             std::max<std::int64_t>(1, r.n_tokens), options.budget);
   r.memory.bytes = longest;
+  if (has_codebook(engine.cache().config())) {
+    // Tables depend on the values, so made-up ones say nothing.
+    r.memory.payload_bits =
+        8.0 * static_cast<double>(longest.payload) / static_cast<double>(longest.n_values);
+    r.memory.longest_context = options.budget * r.n_tokens / longest.total();
+    r.memory.largest_batch = r.memory.longest_context / kBatchTokens;
+  }
   return r;
 }
 
@@ -204,6 +220,7 @@ const PlanResult& baseline_of(const std::vector<PlanResult>& results) {
 Json to_json(const PlanResult& r, const PlanResult& baseline) {
   Json j = {{"name", r.name},
             {"plan", r.plan},
+            {"weights", r.weights},
             {"bits_per_value", r.memory.payload_bits},
             {"bits_per_value_all", r.memory.bytes.bits_per_value()},
             {"kv_tokens", r.n_tokens},

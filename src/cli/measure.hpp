@@ -29,6 +29,7 @@ Memory measure_memory(const std::string& plan, const HeadShape& shape, std::int3
 struct PlanResult {
   std::string name;
   std::string plan;
+  std::string weights;
   Memory memory;
   std::int64_t n_tokens = 0;  ///< length at which memory.bytes was measured
   double perplexity = 0.0;
@@ -53,6 +54,7 @@ struct MeasureOptions {
 struct NamedPlan {
   std::string name;
   std::string plan;
+  std::string weights = "f32";  ///< of the model, as llama::parse_weight_format reads it
 };
 
 /// Measures one plan. `what` heads the progress line. Throws what the plan, the cache or the model

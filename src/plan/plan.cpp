@@ -7,9 +7,9 @@
 
 #include "kvcodec/codec/make_codec.hpp"
 #include "kvcodec/core/options.hpp"
-#include "kvcodec/policy/builtin.hpp"
 #include "kvcodec/plan/calibration.hpp"
 #include "kvcodec/plan/named_plans.hpp"
+#include "kvcodec/policy/builtin.hpp"
 #include "kvcodec/transform/builtin.hpp"
 
 namespace kvcodec {
