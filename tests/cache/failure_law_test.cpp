@@ -51,7 +51,8 @@ TEST_P(CacheLaws, OutOfPagesWhenASharedPageMustBeCopied) {
   Cache cache = GetParam().make(512, 3);
   const SeqId a = cache.open();
   ASSERT_EQ(append(cache, a, 0, tokens, 0, 500), Status::ok);
-  const std::int64_t kept = test::cut_length(cache, 140);
+  const std::int64_t cut = test::cut_length(cache, 140);
+  const std::int64_t kept = test::can_cut(cache, a, cut) ? cut : 500;
   ASSERT_EQ(cache.truncate(a, kept), Status::ok);
   const SeqId b = cache.fork(a);
   const SeqId filler = cache.open();

@@ -35,7 +35,7 @@ TEST_F(Demo, JsonHoldsEveryFieldOfEveryPlan) {
 }
 
 TEST_F(Demo, BadUseNamesWhatIsAllowed) {
-  expect_bad_use({"demo", "--plans", "kv=f16|kv=nothing"}, "f32, f16, bf16, int8, nqkv");
+  expect_bad_use({"demo", "--plans", "kv=f16|kv=nothing"}, "f32, f16, bf16, int8, fp8");
   expect_bad_use({"demo", "--budget", "lots"}, "KiB, MiB, GiB or TiB");
   expect_bad_use({"demo", "--model", path("nowhere")}, "nowhere");
 }

@@ -89,7 +89,7 @@ TEST_F(Eval, TokenIdsOfAnyVocabulary) {
 
 TEST_F(Eval, BadUseNamesWhatIsAllowed) {
   expect_bad_use({"eval"}, "--model DIR or --kv DIR");
-  expect_bad_use({"eval", "--kv", sample(), "--plan", "kv=nothing"}, "f32, f16, bf16, int8, nqkv");
+  expect_bad_use({"eval", "--kv", sample(), "--plan", "kv=nothing"}, "f32, f16, bf16, int8, fp8");
   expect_bad_use({"eval", "--kv", sample(), "--plan", "kw=int8"}, "kw");
   expect_bad_use({"eval", "--kv", sample(), "--plan", "kv=nqkv:g65"}, "32, 64, 128 or 256");
   expect_bad_use({"eval", "--model", path("nowhere")}, "nowhere");
