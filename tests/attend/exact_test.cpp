@@ -111,8 +111,8 @@ TEST_P(Ones, SumToOne) {
   Cache cache(make_cache_config(test::plan_of(spec) + ",recent=32,sink=4", shape, 1, longest));
   const std::vector<float> ones = decoded_ones(takes_values(spec) ? codec : make_codec("f16"), 64);
   const auto [low, high] = std::minmax_element(ones.begin(), ones.end());
-  EXPECT_NEAR(*low, 1.0f, 0.13f) << "the worst has levels at 0.80 and 1.51 rms";
-  EXPECT_NEAR(*high, 1.0f, 0.13f);
+  EXPECT_NEAR(*low, 1.0f, 0.2f) << "the least is the level of lm:b1:rms, sqrt(2 / pi)";
+  EXPECT_NEAR(*high, 1.0f, 0.2f);
   const SeqId seq = cache.open();
   Tokens chunk(shape, 1024, 1);
   chunk.v.assign(chunk.v.size(), 1.0f);
