@@ -30,12 +30,15 @@ BookCodes Books::cover(const LayerInfo& layer, Side side, const StagedRows& stag
   const auto cover_pending = [&](std::size_t table) {
     if (weights.empty()) return;
     auto& own = tables_[table];
-    if (own.use_count() > 1) own = std::make_shared<CodebookTable>(*own);
+    // Others that share the table must not see it grow.
+    const bool shared = own.use_count() > 1;
+    const auto grown = shared ? std::make_shared<CodebookTable>(*own) : own;
     const std::size_t first = codes.index.size();
     codes.index.resize(first + weights.size());
     codes.magnitude.resize(first + weights.size());
-    own->cover(static_cast<std::int64_t>(weights.size()), x.data(), weights.data(),
-               codes.index.data() + first, codes.magnitude.data() + first);
+    grown->cover(static_cast<std::int64_t>(weights.size()), x.data(), weights.data(),
+                 codes.index.data() + first, codes.magnitude.data() + first);
+    if (grown->n_entries() != own->n_entries()) own = grown;
     x.clear();
     weights.clear();
   };

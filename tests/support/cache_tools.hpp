@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvcodec/cache/cache.hpp"
+#include "kvcodec/codec/codebook.hpp"
 #include "kvcodec/plan/plan.hpp"
 #include "tests/support/inputs.hpp"
 
@@ -61,8 +62,23 @@ inline void append_decoded(std::vector<std::byte>& to, const AnyCodec& codec, Si
   append_bytes(to, x.data(), static_cast<std::size_t>(n_rows * span * format.head_dim) * 4);
 }
 
+/// Entries of the codebooks that the heads' codecs read, a table that heads share once; null:
+/// nothing. The same indices mean nothing without them.
+inline void append_books(std::vector<std::byte>& to, const AnyCodec* codecs, std::int32_t n_heads,
+                         std::int32_t head_dim) {
+  const f16* last = nullptr;
+  for (std::int32_t head = 0; codecs != nullptr && head < n_heads; ++head) {
+    const auto* book = codecs[head].as<Codebook>();
+    if (head > 0 && book->entries == last) continue;
+    last = book->entries;
+    append_bytes(to, &book->n_entries, sizeof book->n_entries);
+    append_bytes(to, book->entries,
+                 sizeof(f16) * book->n_entries * static_cast<std::size_t>(head_dim));
+  }
+}
+
 /// Everything a sequence means, wherever its pages lie: counts, bytes of whole tiles, decoded rows
-/// of a partly used tile, bytes of raw rows.
+/// of a partly used tile, bytes of raw rows, codebooks.
 inline std::vector<std::byte> contents(const Cache& cache, SeqId seq, std::int32_t layer) {
   ViewBuffers buffers;
   const SeqId seqs[] = {seq};
@@ -99,6 +115,8 @@ inline std::vector<std::byte> contents(const Cache& cache, SeqId seq, std::int32
       static_cast<std::size_t>(view.shape.n_kv_heads) * static_cast<std::size_t>(f.head_dim);
   if (view.k_center != nullptr) append_bytes(out, view.k_center, 4 * n_values);
   if (view.v_center != nullptr) append_bytes(out, view.v_center, 4 * n_values);
+  append_books(out, view.k_codecs, view.shape.n_kv_heads, f.head_dim);
+  append_books(out, view.v_codecs, view.shape.n_kv_heads, f.head_dim);
   for (const RawRows* list : {view.sinks, view.kept, view.recent}) {
     if (list == nullptr) continue;
     for (std::int32_t head = 0; head < view.shape.n_kv_heads; ++head) {
