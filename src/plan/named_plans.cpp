@@ -17,8 +17,8 @@ struct Entry {
 };
 
 constexpr std::array kPlans = {
-    Entry{"qjl-3.03", "qjl:m512", "qjl:m256", "v=kivi:b2:g32,recent=128"},
-    Entry{"qjl-3.87", "qjl:m512:o8:mo128", "qjl:m256:o8:mo256", "v=kivi:b2:g32,recent=128"},
+    Entry{"qjl-3.03", "qjl:m512", "qjl:m256", "v=kivi:b2:g32,recent=0,flush=128"},
+    Entry{"qjl-3.87", "qjl:m512:o8:mo128", "qjl:m256:o8:mo256", "v=kivi:b2:g32,recent=0,flush=128"},
 };
 
 const Entry* find(const std::string& name) noexcept {

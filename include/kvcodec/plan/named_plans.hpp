@@ -5,8 +5,12 @@
 // qjl-3.87   QJL as the released LongBench script sets it: 8 outlier channels as well, with 128 signs
 //            on the initial layers and 256 on the others. 3.87 bits per value.
 //
-// The release calls layers 0..14 of 32 initial; other models get the same share, rounded. Its buffer of
-// 128 tokens is recent = 128 here: the newest 128 to 191 rows stay raw.
+// The release calls layers 0..14 of 32 initial; other models get the same share, rounded.
+//
+// Window: recent = 0, flush = 128, the release's rule for keys: the newest n mod 128 of n tokens are raw.
+// Its values keep exactly the newest 128 raw instead and encode one token per step; here K and V leave
+// one window together, so values follow the keys' rule and 0 to 127 of them are raw, half as many on
+// average. recent = 128 in a plan of one's own keeps at least the release's raw values, and as many keys.
 #pragma once
 
 #include <string>
