@@ -18,6 +18,7 @@ namespace {
 struct Sequence {
   std::vector<LayerStore> layers;
   bool clamped = false;
+  bool broken = false;  ///< memory ran out in the middle of a change: only to be read and closed
 };
 
 void check_range(const std::string& where, const char* name, std::int64_t value, std::int64_t low,
@@ -266,16 +267,20 @@ struct Cache::Impl {
     }
     const auto l = static_cast<std::size_t>(layer);
     Sequence& s = *sequences[static_cast<std::size_t>(seq)];
+    if (s.broken) return Status::out_of_memory;
     LayerStore& store = s.layers[l];
     // Also keeps positions inside int32 and page lists inside what open() reserved.
     if (k.n_tokens > config.max_tokens - store.n_tokens()) return Status::out_of_pages;
     if (store.pages_needed(layers[l], pool(l), k.n_tokens) > pool(l).n_free()) {
       return Status::out_of_pages;
     }
+    bool changing = false;
     try {
       store.grow_windows(layers[l], k.n_tokens);
+      changing = true;
       s.clamped |= store.append(layers[l], pool(l), scratch, k, v);
     } catch (...) {
+      s.broken = changing;
       return Status::out_of_memory;
     }
     return Status::ok;
@@ -380,7 +385,8 @@ Status Cache::truncate(SeqId seq, std::int64_t n_tokens) noexcept {
   Sequence& s = *impl_->sequences[static_cast<std::size_t>(seq)];
   for (std::size_t l = 0; l < s.layers.size(); ++l) {
     if (n_tokens > s.layers[l].n_tokens()) return Status::invalid_argument;
-    if (!s.layers[l].can_truncate(impl_->layers[l], n_tokens)) return Status::cannot_truncate;
+    if (s.broken || !s.layers[l].can_truncate(impl_->layers[l], n_tokens))
+      return Status::cannot_truncate;
   }
   for (std::size_t l = 0; l < s.layers.size(); ++l) {
     s.layers[l].truncate(impl_->layers[l], impl_->pool(l), n_tokens);
@@ -411,6 +417,7 @@ std::int32_t Cache::observed_rows(std::int32_t layer) const {
 
 void Cache::end_prompt(SeqId seq) {
   Sequence& s = impl_->at(seq);
+  if (s.broken) throw std::bad_alloc();
   std::vector<Judgement> judgements;
   std::vector<std::int64_t> n_pages(impl_->pools.size());
   for (std::size_t l = 0; l < s.layers.size(); ++l) {
@@ -423,8 +430,13 @@ void Cache::end_prompt(SeqId seq) {
                        std::to_string(n_pages[p]) + " pages, free are " +
                        std::to_string(impl_->pools[p].n_free()));
   }
-  for (std::size_t l = 0; l < s.layers.size(); ++l) {
-    s.layers[l].end_prompt(impl_->layers[l], impl_->pool(l), impl_->scratch, judgements[l]);
+  try {
+    for (std::size_t l = 0; l < s.layers.size(); ++l) {
+      s.layers[l].end_prompt(impl_->layers[l], impl_->pool(l), impl_->scratch, judgements[l]);
+    }
+  } catch (...) {
+    s.broken = true;
+    throw;
   }
 }
 

@@ -60,7 +60,8 @@ class LayerStore {
                             std::int64_t n) const noexcept;
   /// Makes room for n tokens in the windows. Throws std::bad_alloc; then nothing has changed.
   void grow_windows(const LayerInfo& layer, std::int64_t n);
-  /// Appends; pages and room must be there. Returns true if a value was clamped.
+  /// Appends; pages and room must be there. Returns true if a value was clamped. Throws what a policy
+  /// or a growing codebook throws; then it can be read and given back, no more.
   bool append(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch, const AnyRows& k,
               const AnyRows& v);
 
@@ -70,7 +71,7 @@ class LayerStore {
   /// What the end of the prompt would do. Throws what the policy throws, or invalid_argument if it
   /// wants to know the attention of other queries than were observed.
   Judgement judge_prompt(const LayerInfo& layer, const PagePool& pool) const;
-  /// Throws std::bad_alloc; then nothing has changed.
+  /// Throws std::bad_alloc; then it can be read and given back, no more.
   void end_prompt(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch,
                   const Judgement& judgement);
 

@@ -43,6 +43,10 @@ struct ViewBuffers {
 /// call that throws or returns another status than ok changes nothing; closing a sequence gives
 /// back exactly the pages it does not share. Bytes do not depend on other sequences.
 ///
+/// One exception: where memory for a growing codebook or inside a policy cannot be had in the middle
+/// of append or end_prompt, the sequence can still be read, forked and closed, and every further
+/// change of it fails (out_of_memory or std::bad_alloc; truncate: cannot_truncate). No other is touched.
+///
 /// Thread safety: const members may run at the same time as each other, nothing else.
 class Cache {
  public:

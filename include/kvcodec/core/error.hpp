@@ -45,7 +45,7 @@ enum class Status {
   invalid_argument,  ///< a size, index or pointer is outside its documented range
   unsupported,       ///< this codec or shape has no implementation
   out_of_pages,      ///< the pool is exhausted; nothing changed
-  out_of_memory,     ///< memory for raw rows could not be had; close the sequence
+  out_of_memory,     ///< memory could not be had; the sequence may be one that can only be closed
   cannot_truncate,  ///< rows to be restored were encoded by a codec that mixes rows; nothing changed
 };
 
