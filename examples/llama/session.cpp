@@ -19,6 +19,10 @@ kvcodec::CacheConfig checked(const Model& model, kvcodec::CacheConfig config) {
   return config;
 }
 
+float sm_scale(const kvcodec::HeadShape& shape) {
+  return 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+}
+
 /// Codebooks of keys need to know how the model rotates.
 kvcodec::CacheConfig with_frequencies(const Model& model, kvcodec::CacheConfig config) {
   if (config.rope_frequencies.empty()) config.rope_frequencies = model.frequencies();
@@ -83,7 +87,7 @@ void Engine::attend(const AttentionCall& call) {
   step.k_new = kvcodec::dense_rows(call.k, call.n, shape.n_kv_heads, shape.head_dim);
   step.v_new = kvcodec::dense_rows(call.v, call.n, shape.n_kv_heads, shape.head_dim);
   kvcodec::AttendOptions options;
-  options.sm_scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+  options.sm_scale = sm_scale(shape);
   options.window = model_.config().window[static_cast<std::size_t>(call.layer)];
   kvcodec::attend(cache_, call.layer, step, call.out, nullptr, options, attend_work_,
                   model_.executor());
@@ -104,7 +108,7 @@ void Engine::append(const AttentionCall& call) {
     const float* q = call.q + (first + n - n_seen) * shape.n_q_heads * shape.head_dim;
     cache_.observe(seqs_[s], call.layer,
                    kvcodec::dense_rows(q, n_seen, shape.n_q_heads, shape.head_dim),
-                   1.0f / std::sqrt(static_cast<float>(shape.head_dim)));
+                   sm_scale(shape));
   }
 }
 

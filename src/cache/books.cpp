@@ -23,7 +23,7 @@ BookCodes Books::cover(const LayerInfo& layer, Side side, const StagedRows& stag
                        const std::vector<std::int64_t>& n_rows) {
   const auto head_dim = static_cast<std::size_t>(layer.shape.head_dim);
   const DType type = layer.raw_dtype(side);
-  const auto group = static_cast<unsigned>((1u << layer.shape.gqa_group()) - 1u);
+  const unsigned group = layer.group_mask();
   BookCodes codes;
   std::vector<float> x;
   std::vector<std::int32_t> weights;

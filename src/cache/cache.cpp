@@ -46,9 +46,10 @@ void check_side(const std::string& where, const SideConfig& side, const char* na
 
 void check_staging(const std::string& where, const LayerConfig& c, const PageFormat& format) {
   if (format.span == 1) return;
-  throw unsupported(where + ": policy " + c.policy.name() +
-                    " lets heads keep different tokens, so " + c.k.codec.name() + " and " +
-                    c.v.codec.name() + " must not share scales between heads");
+  const std::string who = c.policy ? "policy " + c.policy.name() : "a codebook";
+  throw unsupported(where + ": " + who + " lets heads keep different tokens, so " +
+                    c.k.codec.name() + " and " + c.v.codec.name() +
+                    " must not share scales between heads");
 }
 
 /// Codebooks store rows as the model made them: keys unrotated, so that they are alike.

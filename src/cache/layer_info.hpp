@@ -30,6 +30,10 @@ struct LayerInfo {
 
   /// The side's codec if it is a codebook.
   const Codebook* book(Side s) const noexcept { return side(s).codec.as<Codebook>(); }
+  /// The query heads of a group that exist.
+  KeepMask group_mask() const noexcept {
+    return static_cast<KeepMask>((std::uint32_t{1} << shape.gqa_group()) - 1u);
+  }
   bool judges_at_prompt() const noexcept {
     return static_cast<bool>(config.policy) && config.policy.chunk_rows() == 0;
   }

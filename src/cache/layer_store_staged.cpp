@@ -7,11 +7,6 @@
 namespace kvcodec {
 namespace {
 
-/// Query heads of a group that exist.
-KeepMask group_mask(int gqa_group) noexcept {
-  return static_cast<KeepMask>((std::uint32_t{1} << gqa_group) - 1u);
-}
-
 PolicyRows policy_rows(const LayerInfo& layer, std::int64_t n_rows, std::int64_t n_ahead,
                        const float* k, const float* v) noexcept {
   PolicyRows rows;
@@ -213,7 +208,7 @@ Judgement LayerStore::judge_prompt(const LayerInfo& layer, const PagePool& pool)
       KeepMask* masks = j.masks.data() + head * j.n_rows;
       policy.select(rows, {masks, n});
       for (std::size_t row = 0; row < n; ++row) {
-        masks[row] = static_cast<KeepMask>(masks[row] & group_mask(group));
+        masks[row] = static_cast<KeepMask>(masks[row] & layer.group_mask());
       }
     }
   }

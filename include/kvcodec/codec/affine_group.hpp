@@ -131,10 +131,7 @@ struct AffineRows {
     for (int row = 0; row < kTileRows; ++row) {
       float values[kMaxHeadDim];
       std::uint8_t row_codes[kMaxHeadDim];
-      for (int c = 0; c < head_dim; ++c) {
-        finite &= is_finite(x[row * head_dim + c]);
-        values[c] = clamp_finite(x[row * head_dim + c], kF16Max);
-      }
+      finite &= load_finite(x + row * head_dim, head_dim, kF16Max, values);
       for (int g = 0; g < n_groups(); ++g) {
         const int end = end_of(g);
         float low = values[g * group];

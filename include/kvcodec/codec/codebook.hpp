@@ -140,9 +140,8 @@ struct Codebook {
     for (int row = 0; row < kTileRows; ++row, x += head_dim) {
       float values[kMaxHeadDim];
       double square = 0.0;
+      finite &= load_finite(x, head_dim, kF16Max, values);
       for (int c = 0; c < head_dim; ++c) {
-        finite &= is_finite(x[c]);
-        values[c] = clamp_finite(x[c], kF16Max);
         square += static_cast<double>(values[c]) * static_cast<double>(values[c]);
       }
       const float magnitude = static_cast<float>(sqrt(square));

@@ -124,10 +124,7 @@ struct Fp4 {
     for (int row = 0; row < kTileRows; ++row) {
       float values[kMaxHeadDim];
       std::uint8_t codes[kMaxHeadDim];
-      for (int c = 0; c < head_dim; ++c) {
-        finite &= is_finite(x[row * head_dim + c]);
-        values[c] = clamp_finite(x[row * head_dim + c], kF32Max);
-      }
+      finite &= load_finite(x + row * head_dim, head_dim, kF32Max, values);
       for (int first = 0; first < head_dim; first += Scales::group) {
         const int n = head_dim - first < Scales::group ? head_dim - first : Scales::group;
         const std::uint8_t stored = scales.stored_for(largest_of(values + first, n));

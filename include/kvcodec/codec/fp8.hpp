@@ -80,10 +80,7 @@ struct Fp8 {
     for (int row = 0; row < kTileRows; ++row) {
       float values[kMaxHeadDim];
       std::uint8_t codes[kMaxHeadDim];
-      for (int c = 0; c < head_dim; ++c) {
-        finite &= is_finite(x[row * head_dim + c]);
-        values[c] = clamp_finite(x[row * head_dim + c], per_row ? kRowLimit : kF32Max);
-      }
+      finite &= load_finite(x + row * head_dim, head_dim, per_row ? kRowLimit : kF32Max, values);
       float s = scale;
       if (per_row) {
         const f16 stored = scale_for(values, head_dim);

@@ -49,9 +49,8 @@ struct Int8Token {
       float values[kMaxHeadDim];
       std::uint8_t codes[kMaxHeadDim];
       float largest = 0.0f;
+      finite &= load_finite(x + row * head_dim, head_dim, kLimit, values);
       for (int c = 0; c < head_dim; ++c) {
-        finite &= is_finite(x[row * head_dim + c]);
-        values[c] = clamp_finite(x[row * head_dim + c], kLimit);
         const float a = abs_of(values[c]);
         largest = a > largest ? a : largest;
       }

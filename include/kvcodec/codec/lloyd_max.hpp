@@ -75,10 +75,7 @@ struct LloydMax {
     for (int row = 0; row < kTileRows; ++row) {
       float values[kMaxHeadDim];
       std::uint8_t codes[kMaxHeadDim];
-      for (int c = 0; c < head_dim; ++c) {
-        finite &= is_finite(x[row * head_dim + c]);
-        values[c] = clamp_finite(x[row * head_dim + c], kF16Max);
-      }
+      finite &= load_finite(x + row * head_dim, head_dim, kF16Max, values);
       put_codes(table, head_dim, values, codes);
       const float scale = scale_for(rule, table, head_dim, values, codes);
       const f16 stored = to_f16(clamp_finite(scale, kF16Max));

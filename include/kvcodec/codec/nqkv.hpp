@@ -125,10 +125,7 @@ struct NormalQuantile {
     for (int row = 0; row < kTileRows; ++row) {
       float values[kMaxTileWidth];
       std::uint8_t codes[kMaxTileWidth];
-      for (int i = 0; i < width; ++i) {
-        finite &= is_finite(x[row * width + i]);
-        values[i] = clamp_finite(x[row * width + i], kF16Max);
-      }
+      finite &= load_finite(x + row * width, width, kF16Max, values);
       for (int first = 0; first < width; first += group) {
         const int n = width - first < group ? width - first : group;
         const f16 scale = scale_for(values + first, n);

@@ -135,10 +135,7 @@ struct Qjl {
     }
     for (int row = 0; row < kTileRows; ++row) {
       float in[kMaxHeadDim];
-      for (int c = 0; c < head_dim; ++c) {
-        finite &= is_finite(x[row * head_dim + c]);
-        in[c] = clamp_finite(x[row * head_dim + c], kF16Max);
-      }
+      finite &= load_finite(x + row * head_dim, head_dim, kF16Max, in);
       if (outlier_channels > 0) take_outliers(head_dim, row, in, out);
       put_scale(out + norm_offset(), row, norm_of(in, head_dim).bits);
       qjl_put_signs(signs(), table, in, out, row);

@@ -26,6 +26,16 @@ KVCODEC_HD constexpr float clamp_finite(float x, float limit) noexcept {
   return x > limit ? limit : x < -limit ? -limit : x;
 }
 
+/// y [n] <- clamp_finite(x [n], limit); false if a value of x was not finite.
+KVCODEC_HD constexpr bool load_finite(const float* x, int n, float limit, float* y) noexcept {
+  bool finite = true;
+  for (int i = 0; i < n; ++i) {
+    finite &= is_finite(x[i]);
+    y[i] = clamp_finite(x[i], limit);
+  }
+  return finite;
+}
+
 /// Nearest integer, ties to even, for |x| < 2^22.
 ///
 /// Adding and subtracting 1.5 * 2^23 rounds in the hardware's default mode, on every back-end the

@@ -83,4 +83,35 @@ P parse_keep_ratio_only(const std::string& options) {
   return p;
 }
 
+/// A policy at the prompt that ranks rows by a score of their keys alone.
+///
+///   Ranking::family                                name of the policy
+///   Ranking::scores(head_dim, n_rows, k, score)    k [n_rows, head_dim] -> score [n_rows]
+///
+/// Keeps floor(keep_ratio * n_rows) rows of largest score, at least one.
+template <class Ranking>
+struct KeepByKeyScore {
+  static constexpr const char* family = Ranking::family;
+  static constexpr const char* options_help = kKeepRatioHelp;
+
+  double keep_ratio = 0.5;
+
+  /// Throws invalid_argument.
+  static KeepByKeyScore parse(const std::string& options) {
+    return parse_keep_ratio_only<KeepByKeyScore>(options);
+  }
+  std::string name() const { return std::string(family) + ":r" + format_double(keep_ratio); }
+
+  std::int32_t chunk_rows() const noexcept { return 0; }
+  std::int32_t lookahead_rows() const noexcept { return 0; }
+  std::int32_t observed_rows() const noexcept { return 0; }
+
+  void select(const PolicyRows& rows, std::span<KeepMask> keep) const {
+    check_rows(family, rows, keep);
+    std::vector<double> score(keep.size());
+    Ranking::scores(rows.head_dim, rows.n_rows, rows.k, score.data());
+    keep_largest(score, std::max<std::int64_t>(kept_count(keep_ratio, rows.n_rows), 1), keep);
+  }
+};
+
 }  // namespace kvcodec

@@ -13,9 +13,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <span>
-#include <string>
-#include <vector>
 
 #include "kvcodec/core/config.hpp"
 #include "kvcodec/policy/keep.hpp"
@@ -47,29 +44,14 @@ inline void keydiff_scores(int head_dim, std::int64_t n_rows, const float* k,
   }
 }
 
-struct KeyDiff {
+struct KeyDiffRanking {
   static constexpr const char* family = "keydiff";
-  static constexpr const char* options_help = kKeepRatioHelp;
-
-  double keep_ratio = 0.5;
-
-  /// Throws invalid_argument.
-  static KeyDiff parse(const std::string& options) {
-    return parse_keep_ratio_only<KeyDiff>(options);
-  }
-  std::string name() const { return std::string(family) + ":r" + format_double(keep_ratio); }
-
-  std::int32_t chunk_rows() const noexcept { return 0; }
-  std::int32_t lookahead_rows() const noexcept { return 0; }
-  std::int32_t observed_rows() const noexcept { return 0; }
-
-  void select(const PolicyRows& rows, std::span<KeepMask> keep) const {
-    check_rows(family, rows, keep);
-    std::vector<double> score(keep.size());
-    keydiff_scores(rows.head_dim, rows.n_rows, rows.k, score.data());
-    keep_largest(score, std::max<std::int64_t>(kept_count(keep_ratio, rows.n_rows), 1), keep);
+  static void scores(int head_dim, std::int64_t n_rows, const float* k, double* score) noexcept {
+    keydiff_scores(head_dim, n_rows, k, score);
   }
 };
+
+using KeyDiff = KeepByKeyScore<KeyDiffRanking>;
 
 static_assert(Policy<KeyDiff>);
 

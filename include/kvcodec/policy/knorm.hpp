@@ -6,12 +6,8 @@
 // comparison in LagKV's paper leaves the first two layers alone; that is for the plan to say.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <span>
-#include <string>
-#include <vector>
 
 #include "kvcodec/policy/keep.hpp"
 #include "kvcodec/policy/policy.hpp"
@@ -32,27 +28,14 @@ inline void knorm_scores(int head_dim, std::int64_t n_rows, const float* k,
   for (std::int64_t i = 0; i < n_rows; ++i) score[i] = -row_norm(head_dim, k + i * head_dim);
 }
 
-struct Knorm {
+struct KnormRanking {
   static constexpr const char* family = "knorm";
-  static constexpr const char* options_help = kKeepRatioHelp;
-
-  double keep_ratio = 0.5;
-
-  /// Throws invalid_argument.
-  static Knorm parse(const std::string& options) { return parse_keep_ratio_only<Knorm>(options); }
-  std::string name() const { return std::string(family) + ":r" + format_double(keep_ratio); }
-
-  std::int32_t chunk_rows() const noexcept { return 0; }
-  std::int32_t lookahead_rows() const noexcept { return 0; }
-  std::int32_t observed_rows() const noexcept { return 0; }
-
-  void select(const PolicyRows& rows, std::span<KeepMask> keep) const {
-    check_rows(family, rows, keep);
-    std::vector<double> score(keep.size());
-    knorm_scores(rows.head_dim, rows.n_rows, rows.k, score.data());
-    keep_largest(score, std::max<std::int64_t>(kept_count(keep_ratio, rows.n_rows), 1), keep);
+  static void scores(int head_dim, std::int64_t n_rows, const float* k, double* score) noexcept {
+    knorm_scores(head_dim, n_rows, k, score);
   }
 };
+
+using Knorm = KeepByKeyScore<KnormRanking>;
 
 static_assert(Policy<Knorm>);
 
