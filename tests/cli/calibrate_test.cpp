@@ -52,7 +52,8 @@ TEST_F(Calibrate, WithoutSearchTheStartIsTheResult) {
                  "32", "--json", path("r.json")})
                 .exit_code,
             0);
-  for (const auto& layer : read_json("r.json").at("layers")) {
+  const auto json = read_json("r.json");  // outlives the loop over a part of it
+  for (const auto& layer : json.at("layers")) {
     EXPECT_EQ(layer.at("loss_found"), layer.at("loss_start"));
   }
   EXPECT_NE(read_calibration(path("c.json")).made_by.find("without a search"), std::string::npos);
