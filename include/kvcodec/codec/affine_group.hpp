@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "kvcodec/codec/codec.hpp"
+#include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
 
@@ -52,6 +53,19 @@ KVCODEC_HD constexpr std::uint32_t affine_code(float x, float divisor, float zer
 /// Value of a code.
 KVCODEC_HD constexpr float affine_value(std::uint32_t code, float scale, float zero) noexcept {
   return static_cast<float>(static_cast<int>(code)) * scale + zero;
+}
+
+/// Format of tiles of affine groups of channels, with one plane of codes (2, 4 or 8 bits).
+inline TileFormat affine_format(int bits, int head_dim, int group, std::size_t scale_offset,
+                                std::size_t zero_offset) noexcept {
+  TileFormat f{bits == 8 ? TileFormat::Level::uint8 : TileFormat::Level::table,
+               bits,
+               head_dim,
+               group,
+               static_cast<std::uint32_t>(scale_offset),
+               static_cast<std::uint32_t>(zero_offset)};
+  for (int code = 0; bits < 8 && code < 1 << bits; ++code) f.table[code] = static_cast<float>(code);
+  return f;
 }
 
 /// Planes of codes of one head: one of `Bits` bits or, for 3 bits, one of 2 bits with the low bits

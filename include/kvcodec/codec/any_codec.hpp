@@ -11,6 +11,7 @@
 
 #include "kvcodec/codec/codec.hpp"
 #include "kvcodec/codec/scalar_tile.hpp"
+#include "kvcodec/codec/tile_format.hpp"
 
 namespace kvcodec {
 
@@ -32,6 +33,8 @@ struct CodecFunctions {
                     int begin, int end);
   /// Null for codecs without tables. The first argument is the value to be changed.
   void (*load_tables)(void*, int head_dim);
+  /// Null for codecs whose tiles follow no TileFormat.
+  bool (*tile_format)(const void*, Side, int head_dim, TileFormat& format);
   /// Null unless the codec prepares queries (PreparingCodec).
   int (*query_width)(const void*, int head_dim);
   void (*prepare_query)(const void*, int head_dim, const float* q, float* prepared);
@@ -75,6 +78,11 @@ constexpr CodecFunctions make_codec_functions() {
   }
   if constexpr (TableCodec<C>) {
     f.load_tables = [](void* p, int d) { static_cast<C*>(p)->load_tables(d); };
+  }
+  if constexpr (FormattedCodec<C>) {
+    f.tile_format = [](const void* p, Side s, int d, TileFormat& format) {
+      return codec_value<C>(p).tile_format(s, d, format);
+    };
   }
   if constexpr (PreparingCodec<C>) {
     f.query_width = [](const void* p, int d) { return codec_value<C>(p).query_width(d); };
@@ -140,6 +148,11 @@ class AnyCodec {
     AnyCodec loaded = *this;
     if (functions_->load_tables != nullptr) functions_->load_tables(loaded.value_, head_dim);
     return loaded;
+  }
+  /// The format of the tiles of one side (FormattedCodec); false if they have none.
+  bool tile_format(Side side, int head_dim, TileFormat& format) const noexcept {
+    return functions_->tile_format != nullptr &&
+           functions_->tile_format(value_, side, head_dim, format);
   }
   /// True for codecs that make no sense for V.
   bool key_only() const noexcept { return functions_->key_only; }

@@ -21,6 +21,7 @@
 #pragma once
 
 #include "kvcodec/codec/codec.hpp"
+#include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
 #include "kvcodec/core/error.hpp"
@@ -61,6 +62,13 @@ struct Fp8 {
   /// Offset of the plane of scales that `row` has.
   KVCODEC_HD constexpr std::size_t scale_offset(int head_dim) const noexcept {
     return layout(Side::key, head_dim).plane_bytes();
+  }
+
+  /// See tile_format.hpp.
+  bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
+    f = {TileFormat::Level::e4m3, 8, head_dim, per_row ? head_dim : 0,
+         static_cast<std::uint32_t>(scale_offset(head_dim)), 0, per_row ? 1.0f : scale};
+    return true;
   }
 
   /// On unit Gaussian values the exact error is 6.99e-4..7.06e-4 for every static s of 0.01..8.

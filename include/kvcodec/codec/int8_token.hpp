@@ -11,6 +11,7 @@
 #pragma once
 
 #include "kvcodec/codec/codec.hpp"
+#include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
 #include "kvcodec/core/error.hpp"
@@ -38,6 +39,12 @@ struct Int8Token {
   /// Offset of the plane of scales.
   KVCODEC_HD constexpr std::size_t scale_offset(int head_dim) const noexcept {
     return layout(Side::key, head_dim).plane_bytes();
+  }
+  /// See tile_format.hpp.
+  bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
+    f = {TileFormat::Level::int8, 8, head_dim, head_dim,
+         static_cast<std::uint32_t>(scale_offset(head_dim))};
+    return true;
   }
   constexpr LossBounds loss(int) const noexcept { return {2.5e-5, 5.5e-5}; }
 

@@ -67,6 +67,13 @@ struct Kivi {
                                            : (head_dim + group - 1) / group * kTileRows;
     return scale_offset(side, head_dim, row, channel) + 2 * static_cast<std::size_t>(n_scales);
   }
+  /// See tile_format.hpp. Keys have a scale per channel and no such format.
+  bool tile_format(Side side, int head_dim, TileFormat& f) const noexcept {
+    if (side == Side::key) return false;
+    f = affine_format(bits, head_dim, group, scale_offset(side, head_dim, 0, 0),
+                      zero_offset(side, head_dim, 0, 0));
+    return true;
+  }
   constexpr LossBounds loss(int head_dim) const noexcept {
     // K groups are always full; the last V group may be short, which makes it finer.
     const int rest = head_dim % group;

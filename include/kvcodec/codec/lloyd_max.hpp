@@ -28,6 +28,7 @@
 #include "kvcodec/codec/code_planes.hpp"
 #include "kvcodec/codec/codec.hpp"
 #include "kvcodec/codec/lloyd_max_table.hpp"
+#include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
 #include "kvcodec/core/error.hpp"
@@ -63,6 +64,15 @@ struct LloydMax {
   }
   KVCODEC_HD constexpr CodePlanes planes(Side side, int head_dim) const noexcept {
     return {side, bits, head_dim};
+  }
+  /// See tile_format.hpp. 3-bit codes lie in two planes and have none.
+  bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
+    if (bits == 3) return false;
+    f = {TileFormat::Level::table, bits, head_dim, head_dim,
+         static_cast<std::uint32_t>(scale_offset(head_dim))};
+    const LloydMaxTable levels = lloyd_max_table(bits, head_dim);
+    for (int i = 0; i < levels.n_levels; ++i) f.table[i] = levels.level[i];
+    return true;
   }
   LossBounds loss(int head_dim) const noexcept;
 

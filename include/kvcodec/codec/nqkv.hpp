@@ -21,6 +21,7 @@
 #pragma once
 
 #include "kvcodec/codec/codec.hpp"
+#include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
 #include "kvcodec/core/error.hpp"
@@ -107,6 +108,13 @@ struct NormalQuantile {
   KVCODEC_HD constexpr std::size_t scale_offset(int head_dim) const noexcept {
     return static_cast<std::size_t>(head_span(head_dim)) *
            layout(Side::key, head_dim).plane_bytes();
+  }
+  /// See tile_format.hpp.
+  bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
+    f = {TileFormat::Level::table, 4, head_dim, group,
+         static_cast<std::uint32_t>(scale_offset(head_dim))};
+    for (int i = 0; i < 16; ++i) f.table[i] = Table::table.level[i];
+    return true;
   }
   constexpr LossBounds loss(int head_dim) const noexcept;
 

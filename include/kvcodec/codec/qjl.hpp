@@ -36,6 +36,7 @@
 #include "kvcodec/codec/codec.hpp"
 #include "kvcodec/codec/qjl_projection.hpp"
 #include "kvcodec/codec/qjl_signs.hpp"
+#include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
 
@@ -90,6 +91,14 @@ struct Qjl {
   KVCODEC_HD constexpr std::size_t tile_bytes(int) const noexcept {
     return channel_offset() +
            (static_cast<std::size_t>(n_sets() * outlier_channels) + 15) / 16 * 16;
+  }
+  /// See tile_format.hpp: the signs of a prepared query's sketch. With outliers there is none.
+  bool tile_format(Side, int, TileFormat& f) const noexcept {
+    if (outlier_channels > 0) return false;
+    f = {TileFormat::Level::table, 1, sketch_dim, sketch_dim,
+         static_cast<std::uint32_t>(norm_offset()), 0, constant / static_cast<float>(sketch_dim),
+         {-1.0f, 1.0f}};
+    return true;
   }
   LossBounds loss(int head_dim) const noexcept;
 

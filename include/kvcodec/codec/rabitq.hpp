@@ -27,6 +27,7 @@
 
 #include "kvcodec/codec/code_planes.hpp"
 #include "kvcodec/codec/codec.hpp"
+#include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
 #include "kvcodec/core/error.hpp"
@@ -66,6 +67,14 @@ struct RaBitQ {
   /// The grid value of a code.
   KVCODEC_HD static constexpr float grid(int bits, int code) noexcept {
     return static_cast<float>(code) - 0.5f * static_cast<float>((1 << bits) - 1);
+  }
+  /// See tile_format.hpp. 3-bit codes lie in two planes and have none.
+  bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
+    if (bits == 3) return false;
+    f = {TileFormat::Level::table, bits, head_dim, head_dim,
+         static_cast<std::uint32_t>(scale_offset(head_dim))};
+    for (int code = 0; code < 1 << bits; ++code) f.table[code] = grid(bits, code);
+    return true;
   }
   constexpr LossBounds loss(int head_dim) const noexcept;
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "kvcodec/codec/codec.hpp"
+#include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
 #include "kvcodec/core/error.hpp"
@@ -32,6 +33,13 @@ struct RawCodec {
   }
   KVCODEC_HD constexpr std::size_t tile_bytes(int head_dim) const noexcept {
     return layout(Side::key, head_dim).plane_bytes();
+  }
+  /// See tile_format.hpp. f32 has none.
+  bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
+    if (dtype_of<T> == DType::f32) return false;
+    f = {dtype_of<T> == DType::f16 ? TileFormat::Level::f16 : TileFormat::Level::bf16, 16,
+         head_dim};
+    return true;
   }
 
   /// f16: mean of (relative rounding error)^2 is near 2^-24 * 0.72; bf16: 2^6 times that.

@@ -39,6 +39,12 @@ class corrupt_data : public error {
   using error::error;
 };
 
+/// A call into the CUDA runtime failed; the message names the call, the code and its text.
+class cuda_error : public error {
+ public:
+  using error::error;
+};
+
 /// Result of a call that does not throw.
 enum class Status {
   ok,

@@ -16,7 +16,7 @@ struct HeadShape {
   std::int32_t head_dim = 0;    ///< channels per head: 64..256, a multiple of 16
 
   /// Query heads that share one KV head.
-  constexpr std::int32_t gqa_group() const noexcept { return n_q_heads / n_kv_heads; }
+  KVCODEC_HD constexpr std::int32_t gqa_group() const noexcept { return n_q_heads / n_kv_heads; }
 
   friend constexpr bool operator==(const HeadShape&, const HeadShape&) = default;
 };

@@ -1,6 +1,7 @@
 // All that attention sees of a cache: a trivially copyable, read-only view.
 //
-// An engine that owns its paged memory fills one itself; Cache::view fills one for its sequences.
+// An engine that owns its paged memory fills one itself; Cache::view fills one for its sequences. With pointers into device memory it is a view
+// for kvcodec::cuda.
 #pragma once
 
 #include <cstddef>
@@ -66,16 +67,16 @@ struct KvView {
   DType k_raw_dtype = DType::f32;   ///< storage type of the K rows that are not encoded
   DType v_raw_dtype = DType::f32;
 
-  std::int32_t n_streams_per_seq() const noexcept { return shape.n_kv_heads / format.span; }
+  KVCODEC_HD std::int32_t n_streams_per_seq() const noexcept { return shape.n_kv_heads / format.span; }
 
   /// Encoded tokens of stream `stream`.
-  std::int64_t encoded_rows(std::int64_t stream) const noexcept {
+  KVCODEC_HD std::int64_t encoded_rows(std::int64_t stream) const noexcept {
     const std::int64_t n_pages = indptr[stream + 1] - indptr[stream];
     return n_pages == 0 ? 0 : (n_pages - 1) * format.page_size + last_page_len[stream];
   }
 
   /// Number of the page that holds encoded row `row` of stream `stream`.
-  std::int32_t page_of(std::int64_t stream, std::int64_t row) const noexcept {
+  KVCODEC_HD std::int32_t page_of(std::int64_t stream, std::int64_t row) const noexcept {
     return indices[indptr[stream] + row / format.page_size];
   }
 
@@ -87,7 +88,7 @@ struct KvView {
   }
 
   /// First byte of a page.
-  const std::byte* page_data(std::int32_t page) const noexcept {
+  KVCODEC_HD const std::byte* page_data(std::int32_t page) const noexcept {
     return pages + page * page_stride;
   }
 };

@@ -1,0 +1,245 @@
+// Host side of attention on the device: checks, what a view needs, launches.
+#include "kvcodec/cuda/attend.hpp"
+
+#include <algorithm>
+#include <optional>
+
+#include "cuda/attend/combine.cuh"
+#include "cuda/attend/launch.cuh"
+#include "src/attend/options.hpp"
+
+namespace kvcodec::cuda {
+namespace {
+
+constexpr std::int32_t kDefaultSplitRows = 1024;
+constexpr std::int64_t kMaxGridZ = 65535;
+
+/// The kind of code that reads a format; none if no kernel does.
+std::optional<CodeKind> kind_of(const TileFormat& f) {
+  using Level = TileFormat::Level;
+  switch (f.level) {
+    case Level::table:
+      if (f.bits == 1) return f.table[0] == -f.table[1] ? std::optional(CodeKind::table1) : std::nullopt;
+      return f.bits == 2 ? CodeKind::table2 : CodeKind::table4;
+    case Level::int8:
+    case Level::uint8: return CodeKind::byte;
+    case Level::e4m3: return CodeKind::e4m3;
+    case Level::f16: return CodeKind::f16;
+    case Level::bf16: return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+using Launcher = cudaError_t (*)(const AttendParams&, bool dry, cudaStream_t);
+
+struct LauncherEntry {
+  CodeKind k;
+  CodeKind v;
+  Launcher launch;
+};
+
+/// The pairs that have an instance file.
+constexpr LauncherEntry kLaunchers[] = {
+    {CodeKind::table4, CodeKind::table4, launch_tiles<CodeKind::table4, CodeKind::table4>},
+    {CodeKind::byte, CodeKind::byte, launch_tiles<CodeKind::byte, CodeKind::byte>},
+    {CodeKind::byte, CodeKind::table4, launch_tiles<CodeKind::byte, CodeKind::table4>},
+    {CodeKind::f16, CodeKind::f16, launch_tiles<CodeKind::f16, CodeKind::f16>},
+    {CodeKind::e4m3, CodeKind::e4m3, launch_tiles<CodeKind::e4m3, CodeKind::e4m3>},
+    {CodeKind::table2, CodeKind::table2, launch_tiles<CodeKind::table2, CodeKind::table2>},
+    {CodeKind::table1, CodeKind::table4, launch_tiles<CodeKind::table1, CodeKind::table4>},
+    {CodeKind::table1, CodeKind::table2, launch_tiles<CodeKind::table1, CodeKind::table2>},
+};
+
+Launcher launcher_for(CodeKind k, CodeKind v) {
+  for (const LauncherEntry& e : kLaunchers) {
+    if (e.k == k && e.v == v) return e.launch;
+  }
+  return nullptr;
+}
+
+/// Codes of a key row between two places where a group may end.
+int codes_per_unit(CodeKind kind) {
+  return kind == CodeKind::table1   ? 128
+         : kind == CodeKind::table2 ? 64
+         : kind == CodeKind::table4 ? 32
+                                    : 16;
+}
+
+/// Formats and launcher of a view, or why there is none.
+struct Choice {
+  TileFormat k;
+  TileFormat v;
+  Launcher launch = nullptr;
+  std::string why;
+};
+
+Choice choose(const KvView& view) {
+  Choice c;
+  const int head_dim = view.shape.head_dim;
+  const auto refuse = [&](std::string why) {
+    c.why = "attend on the device: " + std::move(why);
+    return c;
+  };
+  if (!view.k_codec || !view.v_codec) return refuse("the view has no codecs");
+  if (view.k_codecs != nullptr || view.v_codecs != nullptr) {
+    return refuse("codecs with tables per sequence and head");
+  }
+  const auto describe = [&](const AnyCodec& codec, Side side, TileFormat& f) {
+    return codec.tile_format(side, head_dim, f) && kind_of(f).has_value();
+  };
+  if (!describe(view.k_codec, Side::key, c.k)) {
+    return refuse("codec " + view.k_codec.name() + " for k has no kernel");
+  }
+  if (!describe(view.v_codec, Side::value, c.v)) {
+    return refuse("codec " + view.v_codec.name() + " for v has no kernel");
+  }
+  const CodeKind k_kind = *kind_of(c.k);
+  const CodeKind v_kind = *kind_of(c.v);
+  if (c.k.group > 0 && c.k.group < c.k.width && c.k.group % codes_per_unit(k_kind) != 0) {
+    return refuse("codec " + view.k_codec.name() + " for k: groups of " +
+                  std::to_string(c.k.group) + " codes of " + std::to_string(c.k.bits) +
+                  " bits have no kernel");
+  }
+  if (c.k.has_zeros() && (c.k.width + c.k.group - 1) / c.k.group > kMaxZeroGroups) {
+    return refuse("codec " + view.k_codec.name() + " for k: too many groups per row");
+  }
+  if (c.v.group > 0 && c.v.group < head_dim && c.v.group % 32 != 0) {
+    return refuse("codec " + view.v_codec.name() + " for v: groups of " +
+                  std::to_string(c.v.group) + " channels have no kernel");
+  }
+  c.launch = launcher_for(k_kind, v_kind);
+  AttendParams p{};
+  p.view = view;
+  p.k = c.k;
+  p.v = c.v;
+  if (c.launch == nullptr || c.launch(p, true, nullptr) != cudaSuccess) {
+    c.launch = nullptr;
+    return refuse("codecs " + view.k_codec.name() + " for k and " + view.v_codec.name() +
+                  " for v at head_dim = " + std::to_string(head_dim) + " have no kernel");
+  }
+  return c;
+}
+
+template <class V>
+[[noreturn]] void refuse(const char* name, const V& value, const std::string& allowed) {
+  throw invalid_argument(bad_value("attend on the device", name, value, allowed));
+}
+
+void check(const AttendLimits& limits) {
+  if (limits.max_tokens_per_seq < 1 || limits.max_tokens_per_seq > 1 << 16) {
+    refuse("max_tokens_per_seq", limits.max_tokens_per_seq, "1..65536");
+  }
+  constexpr std::int64_t kMost = std::int64_t{1} << 31;
+  if (limits.max_encoded_rows < 0 || limits.max_encoded_rows >= kMost) {
+    refuse("max_encoded_rows", limits.max_encoded_rows, "0..2^31 - 1");
+  }
+  if (limits.max_raw_rows < 0 || limits.max_raw_rows >= kMost) {
+    refuse("max_raw_rows", limits.max_raw_rows, "0..2^31 - 1");
+  }
+  if (limits.split_rows < 0 || limits.split_rows % 256 != 0) {
+    refuse("split_rows", limits.split_rows, "0 (default) or a multiple of 256");
+  }
+}
+
+/// Geometry of a launch.
+AttendParams plan(const KvView& view, const AttendLimits& limits) {
+  check(limits);
+  AttendParams p{};
+  p.view = view;
+  p.split_rows = limits.split_rows > 0 ? limits.split_rows : kDefaultSplitRows;
+  p.n_page_splits =
+      static_cast<std::int32_t>((limits.max_encoded_rows + p.split_rows - 1) / p.split_rows);
+  p.n_raw_splits =
+      static_cast<std::int32_t>((limits.max_raw_rows + kRawSplitRows - 1) / kRawSplitRows);
+  p.tokens_per_unit =
+      std::min(limits.max_tokens_per_seq, std::max(1, kUnitRows / view.shape.gqa_group()));
+  p.n_token_groups = (limits.max_tokens_per_seq + p.tokens_per_unit - 1) / p.tokens_per_unit;
+  return p;
+}
+
+std::size_t state_bytes(const AttendParams& p) {
+  const std::int64_t n_units = std::int64_t{p.view.n_seq} * p.view.shape.n_kv_heads * p.n_token_groups;
+  return static_cast<std::size_t>((n_units * p.n_splits() * p.state_floats() * 4 + 255) / 256 * 256);
+}
+
+void check_shape(const KvView& view) {
+  kvcodec::check(view.shape);
+  if (view.n_seq < 0 || view.n_seq > kMaxGridZ) refuse("n_seq", view.n_seq, "0..65535");
+}
+
+void check_arguments(const KvView& view, const DeviceQueries& queries, const DeviceOutput& output,
+                     const AttendOptions& options) {
+  AttendOptions on_host = options;
+  on_host.sink_logits = nullptr;
+  const BadOption bad = find_bad_option(on_host, view.shape.n_q_heads);
+  if (bad.name != nullptr) refuse(bad.name, bad.value, bad.allowed);
+  const auto need = [](const char* name, const void* pointer) {
+    if (pointer == nullptr) refuse(name, "null", "a device pointer");
+  };
+  need("q", queries.q);
+  need("indptr of the queries", queries.indptr);
+  need("pos of the queries", queries.pos);
+  need("out", output.out);
+  need("indptr of the view", view.indptr);
+  if ((queries.k_new == nullptr) != (queries.v_new == nullptr)) {
+    refuse("k_new, v_new", "one of them null", "both or none");
+  }
+}
+
+void check_status(cudaError_t status, const char* what) {
+  if (status != cudaSuccess) {
+    throw cuda_error(std::string(what) + ": " + cudaGetErrorName(status) + " (" +
+                     cudaGetErrorString(status) + ")");
+  }
+}
+
+}  // namespace
+
+std::string why_unsupported(const KvView& view) { return choose(view).why; }
+
+std::size_t attend_workspace_bytes(const KvView& view, const AttendLimits& limits) {
+  check_shape(view);
+  return state_bytes(plan(view, limits));
+}
+
+void attend(const KvView& view, const DeviceQueries& queries, const DeviceOutput& output,
+            const AttendOptions& options, const AttendLimits& limits, void* workspace,
+            std::size_t workspace_bytes, Stream stream) {
+  check_shape(view);
+  const Choice choice = choose(view);
+  if (choice.launch == nullptr) throw unsupported(choice.why);
+  if (view.n_seq == 0) return;
+  check_arguments(view, queries, output, options);
+  AttendParams p = plan(view, limits);
+  if (workspace == nullptr && state_bytes(p) > 0) refuse("workspace", "null", "a device pointer");
+  if (workspace_bytes < state_bytes(p)) {
+    refuse("workspace_bytes", workspace_bytes, "at least " + std::to_string(state_bytes(p)));
+  }
+  p.k = choice.k;
+  p.v = choice.v;
+  p.one_table = *kind_of(p.k) == *kind_of(p.v) && std::equal(p.k.table, p.k.table + 16, p.v.table);
+  p.k.scale *= level_factor(p.k);
+  p.v.scale *= level_factor(p.v);
+  p.q = queries.q;
+  p.q_dtype = queries.q_dtype;
+  p.out_dtype = output.out_dtype;
+  p.q_indptr = queries.indptr;
+  p.q_pos = queries.pos;
+  p.k_new = queries.k_new;
+  p.v_new = queries.v_new;
+  p.sm_scale = options.sm_scale;
+  p.logits_soft_cap = options.logits_soft_cap;
+  p.window = options.window;
+  p.window_sinks = options.window_sinks;
+  p.sink_logits = options.sink_logits;
+  p.states = static_cast<float*>(workspace);
+  p.out = output.out;
+  p.lse = output.lse;
+  check_status(choice.launch(p, false, stream), "attend on the device");
+  const dim3 grid(static_cast<unsigned>(view.shape.n_kv_heads * p.n_token_groups),
+                  static_cast<unsigned>(p.unit_rows()), static_cast<unsigned>(view.n_seq));
+  check_status(launch(combine_kernel, {grid, dim3(kAttendThreads), 0, stream}, p),
+               "attend on the device, merging splits");
+}
+
+}  // namespace kvcodec::cuda

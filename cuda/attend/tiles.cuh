@@ -1,0 +1,542 @@
+// Attention over encoded rows: one warp per tile, scores and sums on the tensor cores, codes never
+// leave registers as anything but operands.
+//
+// Per tile of 64 tokens a warp
+//   1. multiplies key codes with the query fragments: D [16 query rows x 64 tokens], group by group,
+//      each group's sums times the tokens' scales (scales are f32 factors of f32 sums);
+//   2. takes one step of the online softmax, in registers;
+//   3. multiplies weights times the tokens' value scales, rounded to f16, with the value codes.
+// Loads are 16 bytes per lane and one load ahead of their use. Warps of a CTA take every fourth tile;
+// their states are merged in order at the end.
+#pragma once
+
+#include "cuda/attend/queries.cuh"
+
+namespace kvcodec::cuda {
+
+/// One instantiation: formats of both sides, and how many query rows it serves (8 per half).
+template <CodeKind kKeyKind, int kKeyWidth, CodeKind kValueKind, int kHeadDimension, int kRowHalves,
+          bool kHasZeros>
+struct TilesConfig {
+  static constexpr CodeKind kKey = kKeyKind;
+  static constexpr CodeKind kValue = kValueKind;
+  static constexpr int kHeadDim = kHeadDimension;
+  static constexpr int kHalves = kRowHalves;
+  static constexpr bool kZeros = kHasZeros;
+  /// 16-byte loads in flight per lane: many sums leave fewer registers for them.
+  static constexpr int kMostQuads = kHeadDimension > 128 || kRowHalves > 1 ? 4 : 8;
+  using K = KeyPlane<kKeyKind, kKeyWidth, kMostQuads>;
+  using V = ValuePlane<kValueKind, kHeadDimension, kMostQuads>;
+  static constexpr int kQuads = K::load_quads > V::load_quads ? K::load_quads : V::load_quads;
+  /// Loads of a tile, even so that the two buffers take turns across tiles.
+  static constexpr int kLoads = (K::loads + V::loads + 1) / 2 * 2;
+};
+
+/// Dynamic shared memory of a CTA, bytes; where its parts begin.
+template <class C>
+struct TilesMemory {
+  static constexpr int key_table = 0;
+  static constexpr int value_table = table_bytes_of(C::kKey);
+  /// With one_table the value table is the key table and the rest moves down.
+  __host__ __device__ static constexpr int fragments(bool one_table) {
+    return value_table + (one_table ? 0 : table_bytes_of(C::kValue));
+  }
+  __host__ __device__ static constexpr int queries(bool one_table) {
+    return fragments(one_table) + C::K::steps * 32 * 16;
+  }
+  __host__ __device__ static constexpr int work_bytes(bool one_table) {
+    return queries(one_table) + static_cast<int>(sizeof(QueryTable));
+  }
+  /// States of the warps, once the tiles are done: [kUnitRows] m and l per warp, then the sums.
+  static constexpr int merge_bytes =
+      4 * (2 * kUnitRows * (kAttendThreads / 32) + kUnitRows * C::kHeadDim);
+  __host__ __device__ static constexpr int bytes(bool one_table) {
+    return work_bytes(one_table) > merge_bytes ? work_bytes(one_table) : merge_bytes;
+  }
+};
+
+/// A warp at work on the tiles of a split.
+template <class C>
+struct TilesWarp {
+  using K = typename C::K;
+  using V = typename C::V;
+  using KeyCodes = Codes<C::kKey>;
+  using ValueCodes = Codes<C::kValue>;
+  static constexpr int kValueGroups = (C::kHeadDim + 31) / 32;
+
+  /// A tile in a page.
+  struct Tile {
+    const std::byte* k;
+    const std::byte* v;
+    int k_head;
+    int v_head;
+    std::int64_t slot;  ///< of its first row, among all pages
+    std::int64_t row;   ///< of its first row, in the stream
+  };
+
+  const AttendParams& p;
+  const Unit& u;
+  int lane, g, t;
+  CodeTable key_table;
+  CodeTable value_table;
+  const uint4* fragments;  ///< in shared memory
+  const QueryTable& queries;
+  QueryRows<C::kHalves> q;
+  std::int32_t first_q_pos;  ///< smallest position of a query row of the unit
+  std::int32_t last_q_pos;
+
+  uint4 buffer[2][C::kQuads];
+  float sum[V::rounds][4][4];  ///< D fragments: channels first_channel_of(t, round) + 4 e + i
+  float zero_sum[C::kZeros ? kValueGroups : 1][C::kHalves];  ///< this lane's part of w . zeros
+  SoftmaxState<C::kHalves> state;
+
+  __device__ Tile tile_at(std::int64_t stream, int head_in_page, std::int64_t row) const {
+    const PageFormat& format = p.view.format;
+    const std::int32_t page = p.view.page_of(stream, row);
+    const std::byte* base = p.view.page_data(page);
+    const int strip = static_cast<int>(row % format.page_size) / kTileRows;
+    const TileRef<const std::byte> k = format.k_tile(base, strip, head_in_page);
+    const TileRef<const std::byte> v = format.v_tile(base, strip, head_in_page);
+    return {k.tile, v.tile, k.head, v.head,
+            std::int64_t{page} * format.page_size + row % format.page_size, row};
+  }
+
+  /// The load-th load of a tile into a buffer.
+  template <int kLoad>
+  __device__ __forceinline__ void load(const Tile& tile, uint4 (&to)[C::kQuads]) const {
+    if constexpr (kLoad < K::loads) {
+      const auto* plane = reinterpret_cast<const uint4*>(tile.k) + tile.k_head * (K::words * 16);
+#pragma unroll
+      for (int n = 0; n < K::load_quads; ++n) {
+        const int r = n % 2;
+        const int w = n / 2;  // words of this load, unit by unit
+        const int word = K::word(t, kLoad * K::load_units, w);
+        to[n] = word < K::words ? load_streaming(plane + K::quad_index(word, key_quad<C::kValue>(g, r)))
+                                : make_uint4(0, 0, 0, 0);
+      }
+    } else if constexpr (kLoad < K::loads + V::loads) {
+      constexpr int kFirst = (kLoad - K::loads) * V::load_rounds;
+      const auto* plane =
+          reinterpret_cast<const uint4*>(tile.v) + tile.v_head * (C::kHeadDim * V::words / 4);
+#pragma unroll
+      for (int n = 0; n < V::load_quads; ++n) {
+        const int quad = g + 8 * (kFirst + n / V::lane_words);
+        to[n] = quad < V::quads ? load_streaming(plane + V::quad_index(V::word(t, n % V::lane_words), quad))
+                                : make_uint4(0, 0, 0, 0);
+      }
+    }
+  }
+
+  /// Eight neighbouring f16 of a plane of scales or zeros, those of half r.
+  __device__ __forceinline__ static void eight_of(const std::byte* plane, int t, int r,
+                                                  float (&x)[8]) {
+    const uint4 bits =
+        *reinterpret_cast<const uint4*>(plane + 2 * first_token_of<C::kValue>(t, r));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 two = __half22float2(half2_of(word_of(bits, i)));
+      x[2 * i] = two.x;
+      x[2 * i + 1] = two.y;
+    }
+  }
+
+  /// Scores of a tile += sums of one group times the scales, + zeros; the sums start anew.
+  __device__ __forceinline__ void fold(const Tile& tile, int group, Scores& part, Scores& s) const {
+    const std::byte* scales = tile.k + p.k.scale_offset + kScalePlaneBytes * static_cast<std::size_t>(group);
+    const std::byte* zeros = tile.k + p.k.zero_offset + kScalePlaneBytes * static_cast<std::size_t>(group);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float scale[8];
+      float zero[8];
+      if (p.k.group > 0) eight_of(scales, t, r, scale);
+      else for (float& x : scale) x = 1.0f;
+      if (C::kZeros && p.k.has_zeros()) eight_of(zeros, t, r, zero);
+      else for (float& x : zero) x = 0.0f;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int c = 0; c < 2 * C::kHalves; ++c) {
+          const int token = 4 * (c % 2) + i;
+          s[r][i][c] = fmaf(part[r][i][c], scale[token], s[r][i][c]);
+          if (C::kZeros && p.k.has_zeros()) {
+            s[r][i][c] = fmaf(queries.sums[g + 8 * (c / 2)][group], zero[token], s[r][i][c]);
+          }
+        }
+#pragma unroll
+        for (int c = 0; c < 4; ++c) part[r][i][c] = 0.0f;
+      }
+    }
+  }
+
+  /// Products of the units of one load with the queries.
+  template <int kLoad>
+  __device__ __forceinline__ void score(const Tile& tile, const uint4 (&words)[C::kQuads],
+                                        Scores& part, Scores& s) const {
+    constexpr int kUnitCodes = 4 * KeyCodes::unit_words * KeyCodes::per_word;
+#pragma unroll
+    for (int local = 0; local < K::load_units; ++local) {
+      constexpr int kFirst = kLoad * K::load_units;
+      const int unit = kFirst + local;
+      if (unit < K::units) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            std::uint32_t w[KeyCodes::unit_words];
+#pragma unroll
+            for (int n = 0; n < KeyCodes::unit_words; ++n) {
+              w[n] = word_of(words[2 * (local * KeyCodes::unit_words + n) + r], i);
+            }
+            std::uint32_t b[KeyCodes::unit_steps][2];
+            KeyCodes::fragments(key_table, w, b);
+#pragma unroll
+            for (int step = 0; step < KeyCodes::unit_steps; ++step) {
+              const int index = unit * KeyCodes::unit_steps + step;
+              const uint4 a = fragments[index * 32 + lane];
+              const std::uint32_t operand[4] = {a.x, a.y, a.z, a.w};
+              mma_m16n8k16_f16(part[r][i], operand, b[step]);
+            }
+          }
+        }
+        // The group ends with this unit: the host lets only such groups in here.
+        const int end = (unit + 1) * kUnitCodes;
+        const bool last = unit + 1 == K::units;
+        if (last || (p.k.group > 0 && end % p.k.group == 0)) {
+          const int first = p.k.group > 0 ? (tile.k_head * p.k.width + (last ? p.k.width : end) - 1) / p.k.group : 0;
+          fold(tile, first, part, s);
+        }
+      }
+    }
+  }
+
+  /// Weights of the tile times the scales of one group of channels, as fragments A; sums of weights
+  /// times zeros.
+  __device__ __forceinline__ void weigh(const Tile& tile, int group, int round, const Scores& s,
+                                        std::uint32_t (&a)[4][4]) {
+    float scale[2][8];
+    float zero[2][8];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const std::byte* scales = tile.v + p.v.scale_offset + kScalePlaneBytes * static_cast<std::size_t>(group);
+      if (p.v.group > 0) eight_of(scales, t, r, scale[r]);
+      else for (float& x : scale[r]) x = 1.0f;
+      if (C::kZeros && p.v.has_zeros()) {
+        eight_of(tile.v + p.v.zero_offset + kScalePlaneBytes * static_cast<std::size_t>(group), t, r, zero[r]);
+#pragma unroll
+        for (int half = 0; half < C::kHalves; ++half) {
+          float more = 0.0f;
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            more = fmaf(s[r][i][2 * half], zero[r][i], more);
+            more = fmaf(s[r][i][2 * half + 1], zero[r][4 + i], more);
+          }
+          zero_sum[C::kZeros ? round : 0][half] += more;
+        }
+      }
+    }
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+#pragma unroll
+      for (int reg = 0; reg < 4; ++reg) {
+        const int half = reg % 2;
+        const int pair = reg / 2;
+        if (half >= C::kHalves) {
+          a[step][reg] = 0;
+          continue;
+        }
+        const int r = step / 2;
+        float two[2];
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+          const int i = V::pairs_by_column ? 2 * (step % 2) + pair : 2 * pair + n;
+          const int e = V::pairs_by_column ? n : step % 2;
+          two[n] = s[r][i][2 * half + e] * scale[r][4 * e + i];
+        }
+        a[step][reg] = bits_of(__floats2half2_rn(two[0], two[1]));
+      }
+    }
+  }
+
+  /// One step of the softmax; older sums are made to match.
+  __device__ __forceinline__ void soften(const TileRowsInfo& rows, Scores& s) {
+    float shrink[C::kHalves];
+    softmax_step<C::kValue>(p, rows, q, t, s, state, shrink);
+    bool same = true;
+#pragma unroll
+    for (int half = 0; half < C::kHalves; ++half) same = same && shrink[half] == 1.0f;
+    if (__all_sync(0xffffffffu, same)) return;
+#pragma unroll
+    for (int round = 0; round < V::rounds; ++round) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int c = 0; c < 2 * C::kHalves; ++c) sum[round][i][c] *= shrink[c / 2];
+      }
+    }
+    if constexpr (C::kZeros) {
+#pragma unroll
+      for (int i = 0; i < kValueGroups; ++i) {
+#pragma unroll
+        for (int half = 0; half < C::kHalves; ++half) zero_sum[i][half] *= shrink[half];
+      }
+    }
+  }
+
+  /// Before the first tile.
+  __device__ void start() {
+#pragma unroll
+    for (int half = 0; half < C::kHalves; ++half) {
+      state.m[half] = minus_infinity();
+      state.l[half] = 0.0f;
+    }
+#pragma unroll
+    for (int round = 0; round < V::rounds; ++round) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) sum[round][i][c] = 0.0f;
+      }
+    }
+#pragma unroll
+    for (auto& of_group : zero_sum) {
+      for (float& x : of_group) x = 0.0f;
+    }
+  }
+
+  /// After the last tile: the factor that all values share, and zeros.
+  __device__ void finish() {
+#pragma unroll
+    for (int half = 0; half < C::kHalves; ++half) {
+      float zero = 0.0f;
+#pragma unroll
+      for (int round = 0; round < V::rounds; ++round) {
+        if (C::kZeros && p.v.has_zeros() && (32 * round) % p.v.group == 0) {
+          zero = zero_sum[C::kZeros ? round : 0][half];
+          zero += __shfl_xor_sync(0xffffffffu, zero, 1);
+          zero += __shfl_xor_sync(0xffffffffu, zero, 2);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& x = sum[round][i][2 * half + e];
+            x = fmaf(x, p.v.scale, zero);
+          }
+        }
+      }
+    }
+  }
+
+  /// Products of the weights with the value codes of one load.
+  template <int kLoad>
+  __device__ __forceinline__ void add(const Tile& tile, const uint4 (&words)[C::kQuads],
+                                      const Scores& s, std::uint32_t (&a)[4][4]) {
+#pragma unroll
+    for (int local = 0; local < V::load_rounds; ++local) {
+      constexpr int kFirst = (kLoad - K::loads) * V::load_rounds;
+      const int round = kFirst + local;
+      if (round < V::rounds) {
+        const int channel = 32 * round;
+        if (round == 0 || (p.v.group > 0 && (tile.v_head * C::kHeadDim + channel) % p.v.group == 0)) {
+          const int group = p.v.group > 0 ? (tile.v_head * C::kHeadDim + channel) / p.v.group : 0;
+          weigh(tile, group, round, s, a);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          std::uint32_t b[4][2];
+#pragma unroll
+          for (int n = 0; n < V::lane_words; n += ValueCodes::unit_words) {
+            std::uint32_t w[ValueCodes::unit_words];
+#pragma unroll
+            for (int m = 0; m < ValueCodes::unit_words; ++m) {
+              w[m] = word_of(words[local * V::lane_words + n + m], i);
+            }
+            std::uint32_t made[ValueCodes::unit_steps][2];
+            ValueCodes::fragments(value_table, w, made);
+#pragma unroll
+            for (int step = 0; step < ValueCodes::unit_steps; ++step) {
+              const int at = n / ValueCodes::unit_words * ValueCodes::unit_steps + step;
+              b[at][0] = made[step][0];
+              b[at][1] = made[step][1];
+            }
+          }
+#pragma unroll
+          for (int step = 0; step < 4; ++step) mma_m16n8k16_f16(sum[round][i], a[step], b[step]);
+        }
+      }
+    }
+  }
+};
+
+/// Rows of a tile and who sees them.
+template <class C>
+__device__ TileRowsInfo rows_of(const TilesWarp<C>& w, const typename TilesWarp<C>::Tile& tile,
+                                std::int64_t end, std::int32_t stream_pos) {
+  const AttendParams& p = w.p;
+  TileRowsInfo rows;
+  rows.n_rows = end - tile.row < kTileRows ? static_cast<int>(end - tile.row) : kTileRows;
+  rows.listed = p.view.slot_pos == nullptr ? nullptr : p.view.slot_pos + tile.slot;
+  rows.masks = p.view.slot_mask == nullptr ? nullptr : p.view.slot_mask + tile.slot;
+  rows.first_pos = static_cast<std::int32_t>(stream_pos + tile.row);
+  const std::int64_t last = std::int64_t{rows.first_pos} + kTileRows - 1;
+  rows.all_visible = rows.n_rows == kTileRows && rows.listed == nullptr && rows.masks == nullptr &&
+                     last <= w.first_q_pos &&
+                     (p.window <= 0 || rows.first_pos > std::int64_t{w.last_q_pos} - p.window);
+  return rows;
+}
+
+/// Loads kLoad .. of a tile, each one ahead of its use; `next` is loaded from after the last.
+template <class C, int kLoad>
+__device__ __forceinline__ void take_loads(TilesWarp<C>& w, const typename TilesWarp<C>::Tile& tile,
+                                           const typename TilesWarp<C>::Tile& next,
+                                           const TileRowsInfo& rows, Scores& part, Scores& s,
+                                           std::uint32_t (&a)[4][4]) {
+  using K = typename C::K;
+  using V = typename C::V;
+  if constexpr (kLoad < C::kLoads) {
+    if constexpr (kLoad + 1 < C::kLoads) w.template load<kLoad + 1>(tile, w.buffer[(kLoad + 1) % 2]);
+    else w.template load<0>(next, w.buffer[0]);
+    if constexpr (kLoad < K::loads) {
+      w.template score<kLoad>(tile, w.buffer[kLoad % 2], part, s);
+    } else if constexpr (kLoad < K::loads + V::loads) {
+      if constexpr (kLoad == K::loads) w.soften(rows, s);
+      w.template add<kLoad>(tile, w.buffer[kLoad % 2], s, a);
+    }
+    take_loads<C, kLoad + 1>(w, tile, next, rows, part, s, a);
+  }
+}
+
+/// Every fourth tile of encoded rows begin .. end - 1 of a stream, from the warp's own first one on.
+template <class C>
+__device__ void take_tiles(TilesWarp<C>& w, std::int64_t begin, std::int64_t end) {
+  constexpr int kStep = kTileRows * (kAttendThreads / 32);
+  const KvView& view = w.p.view;
+  const std::int64_t stream =
+      w.u.seq * view.n_streams_per_seq() + w.u.head / view.format.span;
+  const int head_in_page = w.u.head % view.format.span;
+  const std::int32_t pos = view.first_pos == nullptr ? 0 : view.first_pos[stream];
+  std::int64_t row = begin + kTileRows * static_cast<std::int64_t>(threadIdx.x / 32);
+  if (row >= end) return;
+  auto tile = w.tile_at(stream, head_in_page, row);
+  w.template load<0>(tile, w.buffer[0]);
+  while (true) {
+    const std::int64_t next_row = row + kStep;
+    const auto next = next_row < end ? w.tile_at(stream, head_in_page, next_row) : tile;
+    const TileRowsInfo rows = rows_of(w, tile, end, pos);
+    Scores part = {};
+    Scores s = {};
+    std::uint32_t a[4][4];
+    take_loads<C, 0>(w, tile, next, rows, part, s, a);
+    if (next_row >= end) return;
+    row = next_row;
+    tile = next;
+  }
+}
+
+/// Merges the states of the warps of a CTA, in their order, into the state of the split. `memory` is
+/// all of the CTA's shared memory, used by nobody any more.
+template <class C>
+__device__ void merge_warps(TilesWarp<C>& w, float* memory, float* out) {
+  constexpr int kWarps = kAttendThreads / 32;
+  float* maxima = memory;                       // [kWarps][kUnitRows]
+  float* weights = maxima + kWarps * kUnitRows;  // [kWarps][kUnitRows]
+  float* sums = weights + kWarps * kUnitRows;    // [kUnitRows][head_dim]
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  const int n_rows = w.u.n_rows;
+  float shrink[C::kHalves];
+#pragma unroll
+  for (int half = 0; half < C::kHalves; ++half) {
+    float l = w.state.l[half];
+    l += __shfl_xor_sync(0xffffffffu, l, 1);
+    l += __shfl_xor_sync(0xffffffffu, l, 2);
+    if (w.t == 0) {
+      maxima[warp * kUnitRows + w.g + 8 * half] = w.state.m[half];
+      weights[warp * kUnitRows + w.g + 8 * half] = l;
+    }
+  }
+  __syncthreads();
+#pragma unroll
+  for (int half = 0; half < C::kHalves; ++half) {
+    float top = minus_infinity();
+    for (int i = 0; i < kWarps; ++i) top = fmaxf(top, maxima[i * kUnitRows + w.g + 8 * half]);
+    shrink[half] = top == minus_infinity() ? 0.0f : shrink_of(w.state.m[half], top);
+  }
+  for (int turn = 0; turn < kWarps; ++turn) {
+    if (turn == warp) {
+#pragma unroll
+      for (int round = 0; round < C::V::rounds; ++round) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+#pragma unroll
+          for (int c = 0; c < 2 * C::kHalves; ++c) {
+            const int row = w.g + 8 * (c / 2);
+            const int channel = first_channel_of(w.t, round) + 4 * (c % 2) + i;
+            if (row >= n_rows || channel >= C::kHeadDim) continue;
+            float* at = sums + row * C::kHeadDim + channel;
+            const float mine = w.sum[round][i][c] * shrink[c / 2];
+            *at = turn == 0 ? mine : *at + mine;
+          }
+        }
+      }
+    }
+    __syncthreads();
+  }
+  const float* center = w.p.view.v_center == nullptr
+                            ? nullptr
+                            : w.p.view.v_center +
+                                  (w.u.seq * w.p.view.shape.n_kv_heads + w.u.head) * C::kHeadDim;
+  const int unit_rows = w.p.unit_rows();
+  for (int i = static_cast<int>(threadIdx.x); i < n_rows * C::kHeadDim; i += kAttendThreads) {
+    const int row = i / C::kHeadDim;
+    float top = minus_infinity();
+    for (int n = 0; n < kWarps; ++n) top = fmaxf(top, maxima[n * kUnitRows + row]);
+    float l = 0.0f;
+    for (int n = 0; n < kWarps; ++n) {
+      if (top == minus_infinity()) break;
+      l += weights[n * kUnitRows + row] * shrink_of(maxima[n * kUnitRows + row], top);
+    }
+    const float lifted = center == nullptr ? 0.0f : l * center[i % C::kHeadDim];
+    out[2 * unit_rows + i] = sums[i] + lifted;
+    if (i % C::kHeadDim == 0) {
+      out[row] = top;
+      out[unit_rows + row] = l;
+    }
+  }
+}
+
+/// The state of one split of encoded rows.
+template <class C>
+__device__ void attend_tiles(const AttendParams& p, const Unit& u, std::int64_t begin,
+                             std::int64_t end, float* out) {
+  using M = TilesMemory<C>;
+  std::byte* memory = dynamic_shared<std::byte>();
+  auto* key_table = reinterpret_cast<std::uint32_t*>(memory + M::key_table);
+  auto* value_table =
+      p.one_table ? key_table : reinterpret_cast<std::uint32_t*>(memory + M::value_table);
+  auto* fragments = reinterpret_cast<uint4*>(memory + M::fragments(p.one_table));
+  auto& queries = *reinterpret_cast<QueryTable*>(memory + M::queries(p.one_table));
+  fill_table<C::kKey>(p.k, key_table);
+  if (!p.one_table) fill_table<C::kValue>(p.v, value_table);
+  fill_query_table(p, u, queries);
+  __syncthreads();
+  fill_query_fragments<typename C::K>(p, u, queries, fragments);
+  __syncthreads();
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  TilesWarp<C> w{p, u, lane, lane / 4, lane % 4, table_for(p.k, key_table),
+                 table_for(p.v, value_table), fragments, queries,
+                 query_rows_of<C::kHalves>(p, u, queries, lane / 4)};
+  w.first_q_pos = p.q_pos[u.first_token];
+  w.last_q_pos = w.first_q_pos;
+  for (int i = 1; i < u.n_tokens; ++i) {
+    const std::int32_t pos = p.q_pos[u.first_token + i];
+    w.first_q_pos = pos < w.first_q_pos ? pos : w.first_q_pos;
+    w.last_q_pos = pos > w.last_q_pos ? pos : w.last_q_pos;
+  }
+  w.start();
+  take_tiles(w, begin, end);
+  w.finish();
+  __syncthreads();
+  merge_warps(w, reinterpret_cast<float*>(memory), out);
+}
+
+}  // namespace kvcodec::cuda

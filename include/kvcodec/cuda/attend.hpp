@@ -1,0 +1,69 @@
+// Attention of query rows over a compressed cache in device memory (kvcodec/attend/attend.hpp says
+// what is computed). The view is a KvView whose pointers, those inside RawRows included, are device
+// pointers; its bytes are those of the CPU.
+//
+// Codes are operands of tensor-core products with f16 factors and f32 sums: queries and weights are
+// rounded to f16, which costs about 2^-11 of their size (docs/numerics.md).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "kvcodec/attend/attend.hpp"
+#include "kvcodec/page/kv_view.hpp"
+
+struct CUstream_st;
+
+namespace kvcodec::cuda {
+
+/// A CUDA stream: the type that cudaStream_t names.
+using Stream = CUstream_st*;
+
+/// The largest sizes that a launch must serve. Lengths live on the device, where they may change
+/// between replays of a captured graph; these are what grid and workspace are made for.
+struct AttendLimits {
+  std::int32_t max_tokens_per_seq = 1;  ///< query tokens of one sequence, 1..2^16
+  std::int64_t max_encoded_rows = 0;    ///< of one stream
+  std::int64_t max_raw_rows = 0;        ///< of one sequence and head, k_new included
+  /// Encoded rows per split, a multiple of 256; results depend on it in their last bits, and on
+  /// nothing else about the launch. 0: 1024.
+  std::int32_t split_rows = 0;
+};
+
+/// Query tokens of a ragged batch, on the device, in the view's (transformed) space.
+struct DeviceQueries {
+  const void* q = nullptr;  ///< [n_tokens, n_q_heads, head_dim]
+  DType q_dtype = DType::f32;
+  const std::int64_t* indptr = nullptr;  ///< [n_seq + 1] first token of each sequence
+  const std::int32_t* pos = nullptr;     ///< [n_tokens] position of each token
+  const float* k_new = nullptr;  ///< [n_tokens, n_kv_heads, head_dim] as Queries::k_new; or null
+  const float* v_new = nullptr;
+};
+
+/// Results, on the device.
+struct DeviceOutput {
+  void* out = nullptr;  ///< [n_tokens, n_q_heads, head_dim]
+  DType out_dtype = DType::f32;
+  float* lse = nullptr;  ///< [n_tokens, n_q_heads]; or null
+};
+
+/// Why attend() cannot serve a view of this kind (codecs, shape), or "" if it can. Looks at no
+/// pointer; ask before anything is allocated.
+std::string why_unsupported(const KvView& view);
+inline bool supports(const KvView& view) { return why_unsupported(view).empty(); }
+
+/// Bytes of working memory on the device, a multiple of 256.
+std::size_t attend_workspace_bytes(const KvView& view, const AttendLimits& limits);
+
+/// Attends over a view: one launch over all rows and one that merges splits.
+///
+/// Asynchronous on `stream`, allocates nothing, may be captured. `workspace` is device memory aligned
+/// to 256 bytes. `options.sink_logits` is a device pointer. Throws unsupported as why_unsupported
+/// says, invalid_argument for a null pointer, a limit or an option out of range or a workspace that
+/// is too small, cuda_error if a launch is refused; then nothing was written.
+void attend(const KvView& view, const DeviceQueries& queries, const DeviceOutput& output,
+            const AttendOptions& options, const AttendLimits& limits, void* workspace,
+            std::size_t workspace_bytes, Stream stream = nullptr);
+
+}  // namespace kvcodec::cuda
