@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "cuda/attend/combine.cuh"
-#include "cuda/attend/launch.cuh"
+#include "cuda/attend/launchers.hpp"
 #include "src/attend/options.hpp"
 
 namespace kvcodec::cuda {

@@ -2,13 +2,9 @@
 #pragma once
 
 #include "cuda/attend/kernel.cuh"
+#include "cuda/attend/launchers.hpp"
 
 namespace kvcodec::cuda {
-
-/// Launches attend_kernel for `p`; cudaErrorNotSupported if the pair has no instantiation for the
-/// shape. With `dry`, only says whether it has one.
-template <CodeKind kKey, CodeKind kValue>
-cudaError_t launch_tiles(const AttendParams& p, bool dry, cudaStream_t stream);
 
 template <class C>
 cudaError_t launch_config(const AttendParams& p, cudaStream_t stream) {

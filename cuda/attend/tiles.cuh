@@ -76,7 +76,9 @@ struct TilesWarp {
 
   const AttendParams& p;
   const Unit& u;
-  int lane, g, t;
+  int lane;
+  int g;
+  int t;
   CodeTable key_table;
   CodeTable value_table;
   const uint4* fragments;  ///< in shared memory
@@ -89,6 +91,29 @@ struct TilesWarp {
   float sum[V::rounds][4][4];  ///< D fragments: channels first_channel_of(t, round) + 4 e + i
   float zero_sum[C::kZeros ? kValueGroups : 1][C::kHalves];  ///< this lane's part of w . zeros
   SoftmaxState<C::kHalves> state;
+
+  __device__ TilesWarp(const AttendParams& params, const Unit& unit, const CodeTable& k_table,
+                       const CodeTable& v_table, const uint4* query_fragments,
+                       const QueryTable& query_table)
+      : p(params),
+        u(unit),
+        lane(static_cast<int>(threadIdx.x % 32)),
+        g(lane / 4),
+        t(lane % 4),
+        key_table(k_table),
+        value_table(v_table),
+        fragments(query_fragments),
+        queries(query_table),
+        q(query_rows_of<C::kHalves>(params, unit, query_table, g)) {
+    first_q_pos = p.q_pos[u.first_token];
+    last_q_pos = first_q_pos;
+    for (int i = 1; i < u.n_tokens; ++i) {
+      const std::int32_t pos = p.q_pos[u.first_token + i];
+      first_q_pos = pos < first_q_pos ? pos : first_q_pos;
+      last_q_pos = pos > last_q_pos ? pos : last_q_pos;
+    }
+    start();
+  }
 
   __device__ Tile tile_at(std::int64_t stream, int head_in_page, std::int64_t row) const {
     const PageFormat& format = p.view.format;
@@ -282,7 +307,7 @@ struct TilesWarp {
     }
   }
 
-  /// Before the first tile.
+  /// Empty sums.
   __device__ void start() {
 #pragma unroll
     for (int half = 0; half < C::kHalves; ++half) {
@@ -521,18 +546,7 @@ __device__ void attend_tiles(const AttendParams& p, const Unit& u, std::int64_t 
   __syncthreads();
   fill_query_fragments<typename C::K>(p, u, queries, fragments);
   __syncthreads();
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  TilesWarp<C> w{p, u, lane, lane / 4, lane % 4, table_for(p.k, key_table),
-                 table_for(p.v, value_table), fragments, queries,
-                 query_rows_of<C::kHalves>(p, u, queries, lane / 4)};
-  w.first_q_pos = p.q_pos[u.first_token];
-  w.last_q_pos = w.first_q_pos;
-  for (int i = 1; i < u.n_tokens; ++i) {
-    const std::int32_t pos = p.q_pos[u.first_token + i];
-    w.first_q_pos = pos < w.first_q_pos ? pos : w.first_q_pos;
-    w.last_q_pos = pos > w.last_q_pos ? pos : w.last_q_pos;
-  }
-  w.start();
+  TilesWarp<C> w(p, u, table_for(p.k, key_table), table_for(p.v, value_table), fragments, queries);
   take_tiles(w, begin, end);
   w.finish();
   __syncthreads();
