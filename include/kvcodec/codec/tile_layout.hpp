@@ -24,6 +24,7 @@
 // word of every key is then half empty (zero bits), and V planes are as long as K planes.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -37,6 +38,27 @@ enum class Side : std::uint8_t { key, value };
 
 /// "k" or "v"; static storage.
 constexpr const char* to_string(Side s) noexcept { return s == Side::key ? "k" : "v"; }
+
+/// A tile of zero bytes that several threads fill at once, each with parts of its own; what encode_part
+/// of a PartedCodec writes to on a device.
+///
+///   w + n                       the same from byte n on
+///   w.data                      its bytes; a thread may write those that no other part writes
+///   w.set_bits(word, bits)      sets bits of a 32-bit word, counted from w on a 4-byte boundary, while
+///                               other threads set others of the same word
+template <class W>
+concept TileWriter = requires(const W w, std::size_t n, std::uint32_t bits) {
+  { w + n } -> std::same_as<W>;
+  { w.data } -> std::convertible_to<std::byte*>;
+  w.set_bits(n, bits);
+};
+
+/// The bytes at `out`, a pointer or a TileWriter, that belong to the caller's part alone.
+KVCODEC_HD constexpr std::byte* own_bytes(std::byte* out) noexcept { return out; }
+template <TileWriter W>
+KVCODEC_HD constexpr std::byte* own_bytes(const W& out) noexcept {
+  return out.data;
+}
 
 /// Layout of the plane of codes of one head: kTileRows x head_dim values of `bits` bits.
 struct TileLayout {
@@ -127,12 +149,36 @@ struct TileLayout {
       }
       return;
     }
-    const int n = per_word();
-    std::byte* at = plane + 4 * place(row, 0).word;
-    for (int c = 0; c < head_dim; c += n, at += 4 * kLanes) {
+    put_key_channels(plane, row, 0, head_dim, codes);
+  }
+
+  /// The same into a tile that other threads write other rows of.
+  template <TileWriter W, class Code>
+  KVCODEC_HD void put_row(const W& plane, int row, const Code* codes) const noexcept {
+    if (side == Side::key) {  // a word holds channels of one token
+      put_key_channels(own_bytes(plane), row, 0, head_dim, codes);
+      return;
+    }
+    const Place first = place(row, 0);
+    const std::size_t group = static_cast<std::size_t>(kTileRows / per_word()) * kLanes;
+    for (int c = 0; c < head_dim; ++c) {
+      plane.set_bits(first.word + static_cast<std::size_t>(c / kLanes) * group +
+                         static_cast<std::size_t>(c % kLanes),
+                     static_cast<std::uint32_t>(codes[c]) << first.shift);
+    }
+  }
+
+  /// Writes codes[n] of channels first..first + n - 1 of a row of a K tile; `first` must be a multiple
+  /// of per_word(), and so must n unless the channels end there.
+  template <class Code>
+  KVCODEC_HD void put_key_channels(std::byte* plane, int row, int first, int n,
+                                   const Code* codes) const noexcept {
+    const int step = per_word();
+    std::byte* at = plane + 4 * place(row, first).word;
+    for (int c = 0; c < n; c += step, at += 4 * kLanes) {
       std::uint32_t word = 0;
-      for (int e = 0; e < n && c + e < head_dim; ++e) {
-        word |= static_cast<std::uint32_t>(codes[c + e]) << place(row, c + e).shift;
+      for (int e = 0; e < step && c + e < n; ++e) {
+        word |= static_cast<std::uint32_t>(codes[c + e]) << place(row, first + c + e).shift;
       }
       memcpy(at, &word, 4);
     }
@@ -189,6 +235,10 @@ KVCODEC_HD inline std::uint16_t get_scale(const std::byte* plane, int row) noexc
 /// Writes the scale of one row.
 KVCODEC_HD inline void put_scale(std::byte* plane, int row, std::uint16_t bits) noexcept {
   memcpy(plane + 2 * row, &bits, 2);
+}
+template <TileWriter W>
+KVCODEC_HD void put_scale(const W& plane, int row, std::uint16_t bits) noexcept {
+  put_scale(own_bytes(plane), row, bits);
 }
 
 }  // namespace kvcodec
