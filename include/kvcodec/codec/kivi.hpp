@@ -116,7 +116,9 @@ struct Kivi {
 
   KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
                               float* x) const noexcept {
-    decode_parts(*this, side, head_dim, in, x);
+    if (side == Side::key) decode_parts(*this, side, head_dim, in, x);
+    else if (bits == 2) value_rows<2>(head_dim).decode(in, x);
+    else value_rows<4>(head_dim).decode(in, x);
   }
 
  private:

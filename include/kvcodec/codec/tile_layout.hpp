@@ -135,21 +135,21 @@ struct TileLayout {
   /// Writes the codes of a whole row, codes[head_dim]; the same bytes as put() of each.
   template <class Code>
   KVCODEC_HD void put_row(std::byte* plane, int row, const Code* codes) const noexcept {
-    if (side == Side::value) {
-      const Place first = place(row, 0);
-      const std::size_t group = static_cast<std::size_t>(kTileRows / per_word()) * kLanes;
-      const std::uint32_t mask = (bits == 32 ? 0xffffffffu : (1u << bits) - 1u) << first.shift;
-      for (int c = 0; c < head_dim; ++c) {
-        std::byte* at = plane + 4 * (first.word + static_cast<std::size_t>(c / kLanes) * group +
-                                     static_cast<std::size_t>(c % kLanes));
-        std::uint32_t word;
-        memcpy(&word, at, 4);
-        word = (word & ~mask) | (static_cast<std::uint32_t>(codes[c]) << first.shift);
-        memcpy(at, &word, 4);
-      }
+    if (side == Side::key) {
+      put_key_channels(plane, row, 0, head_dim, codes);
       return;
     }
-    put_key_channels(plane, row, 0, head_dim, codes);
+    const Place first = place(row, 0);
+    const std::uint32_t mask = (bits == 32 ? 0xffffffffu : (1u << bits) - 1u) << first.shift;
+    for (int c = 0; c < head_dim; c += kLanes) {
+      std::byte* at = plane + 4 * (first.word + value_line(c));
+      std::uint32_t words[kLanes];
+      memcpy(words, at, sizeof words);
+      for (int i = 0; i < kLanes; ++i) {
+        words[i] = (words[i] & ~mask) | (static_cast<std::uint32_t>(codes[c + i]) << first.shift);
+      }
+      memcpy(at, words, sizeof words);
+    }
   }
 
   /// The same into a tile that other threads write other rows of.
@@ -160,10 +160,8 @@ struct TileLayout {
       return;
     }
     const Place first = place(row, 0);
-    const std::size_t group = static_cast<std::size_t>(kTileRows / per_word()) * kLanes;
     for (int c = 0; c < head_dim; ++c) {
-      plane.set_bits(first.word + static_cast<std::size_t>(c / kLanes) * group +
-                         static_cast<std::size_t>(c % kLanes),
+      plane.set_bits(first.word + value_line(c) + static_cast<std::size_t>(c % kLanes),
                      static_cast<std::uint32_t>(codes[c]) << first.shift);
     }
   }
@@ -173,40 +171,84 @@ struct TileLayout {
   template <class Code>
   KVCODEC_HD void put_key_channels(std::byte* plane, int row, int first, int n,
                                    const Code* codes) const noexcept {
-    const int step = per_word();
     std::byte* at = plane + 4 * place(row, first).word;
-    for (int c = 0; c < n; c += step, at += 4 * kLanes) {
-      std::uint32_t word = 0;
-      for (int e = 0; e < step && c + e < n; ++e) {
-        word |= static_cast<std::uint32_t>(codes[c + e]) << place(row, first + c + e).shift;
-      }
-      memcpy(at, &word, 4);
-    }
+    with_bits([&]<int kBits>() { put_words<kBits>(at, n, codes); });
   }
 
   /// Reads the codes of a whole row, codes[head_dim]: the same values as get() of each.
   template <class Code>
   KVCODEC_HD void get_row(const std::byte* plane, int row, Code* codes) const noexcept {
-    const std::uint32_t mask = bits == 32 ? 0xffffffffu : (1u << bits) - 1u;
-    if (side == Side::value) {
-      const Place first = place(row, 0);
-      const std::size_t group = static_cast<std::size_t>(kTileRows / per_word()) * kLanes;
-      for (int c = 0; c < head_dim; ++c) {
-        const std::size_t lane =
-            static_cast<std::size_t>(c / kLanes) * group + static_cast<std::size_t>(c % kLanes);
-        std::uint32_t word;
-        memcpy(&word, plane + 4 * (first.word + lane), 4);
-        codes[c] = static_cast<Code>((word >> first.shift) & mask);
-      }
+    const Place first = place(row, 0);
+    const std::byte* at = plane + 4 * first.word;
+    if (side == Side::key) {
+      with_bits([&]<int kBits>() { get_words<kBits>(at, head_dim, codes); });
       return;
     }
-    const int n = per_word();
-    const std::byte* at = plane + 4 * place(row, 0).word;
-    for (int c = 0; c < head_dim; c += n, at += 4 * kLanes) {
+    const std::uint32_t mask = bits == 32 ? 0xffffffffu : (1u << bits) - 1u;
+    for (int c = 0; c < head_dim; c += kLanes) {
+      std::uint32_t words[kLanes];
+      memcpy(words, at + 4 * value_line(c), sizeof words);
+      for (int i = 0; i < kLanes; ++i) {
+        codes[c + i] = static_cast<Code>((words[i] >> first.shift) & mask);
+      }
+    }
+  }
+
+ private:
+  /// Words from the line of channel 0 to that of `channel` at the same token of a V tile.
+  KVCODEC_HD constexpr std::size_t value_line(int channel) const noexcept {
+    return static_cast<std::size_t>(channel / kLanes * (kTileRows / per_word()) * kLanes);
+  }
+
+  /// fn<bits>(): loops over the codes of a word want their width as a constant.
+  template <class F>
+  KVCODEC_HD void with_bits(const F& fn) const noexcept {
+    switch (bits) {
+      case 1: fn.template operator()<1>(); break;
+      case 2: fn.template operator()<2>(); break;
+      case 4: fn.template operator()<4>(); break;
+      case 8: fn.template operator()<8>(); break;
+      case 16: fn.template operator()<16>(); break;
+      default: fn.template operator()<32>();
+    }
+  }
+
+  /// Shift of element e of a word.
+  template <int kBits>
+  KVCODEC_HD static constexpr int shift_of(int e) noexcept {
+    return kBits >= 16 ? e * kBits % 32 : (e % 4) * 8 + (e / 4) * kBits;
+  }
+
+  /// Words of one key, the first at `at`, each in a line of its own.
+  template <int kBits, class Code>
+  KVCODEC_HD static void put_words(std::byte* at, int n, const Code* codes) noexcept {
+    constexpr int kStep = 32 / kBits;
+    int c = 0;
+    for (; c + kStep <= n; c += kStep, at += 4 * kLanes) {
+      std::uint32_t word = 0;
+      for (int e = 0; e < kStep; ++e) {
+        word |= static_cast<std::uint32_t>(codes[c + e]) << shift_of<kBits>(e);
+      }
+      memcpy(at, &word, 4);
+    }
+    if (c == n) return;
+    std::uint32_t word = 0;
+    for (int e = 0; c + e < n; ++e) {
+      word |= static_cast<std::uint32_t>(codes[c + e]) << shift_of<kBits>(e);
+    }
+    memcpy(at, &word, 4);
+  }
+
+  template <int kBits, class Code>
+  KVCODEC_HD static void get_words(const std::byte* at, int n, Code* codes) noexcept {
+    constexpr int kStep = 32 / kBits;
+    constexpr std::uint32_t kMask = kBits == 32 ? 0xffffffffu : (1u << (kBits % 32)) - 1u;
+    for (int c = 0; c < n; c += kStep, at += 4 * kLanes) {
       std::uint32_t word;
       memcpy(&word, at, 4);
-      for (int e = 0; e < n && c + e < head_dim; ++e) {
-        codes[c + e] = static_cast<Code>((word >> place(row, c + e).shift) & mask);
+      const int end = n - c < kStep ? n - c : kStep;
+      for (int e = 0; e < end; ++e) {
+        codes[c + e] = static_cast<Code>((word >> shift_of<kBits>(e)) & kMask);
       }
     }
   }
