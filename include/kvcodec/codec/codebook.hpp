@@ -88,6 +88,13 @@ struct Codebook {
     return bound;
   }
 
+  /// The arrays of a bound value (MovableTables).
+  template <class F>
+  void each_table(int head_dim, F&& fn) {
+    fn(entries, static_cast<std::size_t>(n_entries) * static_cast<std::size_t>(head_dim));
+    rope.each_table(fn);
+  }
+
   KVCODEC_HD constexpr int head_span(int) const noexcept { return 1; }
   KVCODEC_HD constexpr bool supports(int head_dim) const noexcept {
     return head_dim >= kMinHeadDim && head_dim <= kMaxHeadDim && head_dim % kLanes == 0;
@@ -287,6 +294,7 @@ struct Codebook {
   }
 };
 
-static_assert(PartedCodec<Codebook> && RowCodec<Codebook> && ScoringCodec<Codebook> && SummingCodec<Codebook>);
+static_assert(PartedCodec<Codebook> && RowCodec<Codebook> && ScoringCodec<Codebook> &&
+              SummingCodec<Codebook> && MovableTables<Codebook>);
 
 }  // namespace kvcodec

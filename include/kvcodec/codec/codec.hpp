@@ -169,6 +169,24 @@ concept TableCodec = Codec<C> && requires(C c, int head_dim) {
   c.load_tables(head_dim);
 };
 
+namespace detail {
+
+/// Anything that each_table may be called with.
+struct TableVisitor {
+  template <class T>
+  void operator()(const T*&, std::size_t) const noexcept {}
+};
+
+}  // namespace detail
+
+/// A codec whose value points at arrays, so that they can be copied to where a device reads them.
+///
+///   c.each_table(head_dim, fn)   fn(pointer, n) for every array of n values, pointer by reference
+template <class C>
+concept MovableTables = Codec<C> && requires(C c, int head_dim, detail::TableVisitor fn) {
+  c.each_table(head_dim, fn);
+};
+
 /// Whether C is for keys only (C::key_only = true): on V its error would not average out.
 template <Codec C>
 constexpr bool is_key_only() noexcept {

@@ -37,18 +37,18 @@ struct PageFormat {
   std::size_t v_tile_bytes = 0;
 
   /// Bytes from one strip to the next.
-  constexpr std::size_t strip_bytes() const noexcept {
+  KVCODEC_HD constexpr std::size_t strip_bytes() const noexcept {
     return static_cast<std::size_t>(span / k_span) * k_tile_bytes +
            static_cast<std::size_t>(span / v_span) * v_tile_bytes;
   }
-  constexpr std::size_t page_bytes() const noexcept {
+  KVCODEC_HD constexpr std::size_t page_bytes() const noexcept {
     const std::size_t n_strips = static_cast<std::size_t>(page_size / kTileRows);
     return (n_strips * strip_bytes() + 63) / 64 * 64;
   }
 
   /// K tile of strip `strip` that holds head `head` (0..span-1) of the page.
   template <class Byte>
-  constexpr TileRef<Byte> k_tile(Byte* page, int strip, int head) const noexcept {
+  KVCODEC_HD constexpr TileRef<Byte> k_tile(Byte* page, int strip, int head) const noexcept {
     const std::size_t offset = static_cast<std::size_t>(strip) * strip_bytes() +
                                static_cast<std::size_t>(head / k_span) * k_tile_bytes;
     return {page + offset, head % k_span};
@@ -56,7 +56,7 @@ struct PageFormat {
 
   /// V tile of strip `strip` that holds head `head` (0..span-1) of the page.
   template <class Byte>
-  constexpr TileRef<Byte> v_tile(Byte* page, int strip, int head) const noexcept {
+  KVCODEC_HD constexpr TileRef<Byte> v_tile(Byte* page, int strip, int head) const noexcept {
     const std::size_t offset = static_cast<std::size_t>(strip) * strip_bytes() +
                                static_cast<std::size_t>(span / k_span) * k_tile_bytes +
                                static_cast<std::size_t>(head / v_span) * v_tile_bytes;
