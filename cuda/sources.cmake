@@ -10,5 +10,14 @@ set(kvcodec_cuda_sources
   attend/instances/table1_table4.cu
   attend/instances/table2_table2.cu
   attend/instances/table4_table4.cu
+  codec/decode.cu
+  codec/encode.cu
+  codec/slice_0.cu
+  codec/slice_1.cu
+  codec/slice_2.cu
+  codec/slice_3.cu
+  core/device.cu
+  core/memory.cu
+  core/view.cu
 )
 # --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 
 #include "cuda/attend/combine.cuh"
 #include "cuda/attend/launchers.hpp"
+#include "cuda/core/check.hpp"
 #include "src/attend/options.hpp"
 
 namespace kvcodec::cuda {
@@ -125,7 +126,7 @@ template <class V>
   throw invalid_argument(bad_value("attend on the device", name, value, allowed));
 }
 
-void check(const AttendLimits& limits) {
+void check_limits(const AttendLimits& limits) {
   if (limits.max_tokens_per_seq < 1 || limits.max_tokens_per_seq > 1 << 16) {
     refuse("max_tokens_per_seq", limits.max_tokens_per_seq, "1..65536");
   }
@@ -143,7 +144,7 @@ void check(const AttendLimits& limits) {
 
 /// Geometry of a launch.
 AttendParams plan(const KvView& view, const AttendLimits& limits) {
-  check(limits);
+  check_limits(limits);
   AttendParams p{};
   p.view = view;
   p.split_rows = limits.split_rows > 0 ? limits.split_rows : kDefaultSplitRows;
@@ -151,14 +152,17 @@ AttendParams plan(const KvView& view, const AttendLimits& limits) {
       static_cast<std::int32_t>((limits.max_encoded_rows + p.split_rows - 1) / p.split_rows);
   p.n_raw_splits =
       static_cast<std::int32_t>((limits.max_raw_rows + kRawSplitRows - 1) / kRawSplitRows);
-  p.tokens_per_unit =
-      std::min(limits.max_tokens_per_seq, std::max(1, kUnitRows / view.shape.gqa_group()));
-  p.n_token_groups = (limits.max_tokens_per_seq + p.tokens_per_unit - 1) / p.tokens_per_unit;
+  // Kernels for more than 8 query rows exist for the usual head sizes only (launch.cuh).
+  const int most =
+      view.shape.head_dim == 64 || view.shape.head_dim == 128 ? kUnitRows : kUnitRows / 2;
+  const std::int64_t rows = std::int64_t{limits.max_tokens_per_seq} * view.shape.gqa_group();
+  p.unit_rows = static_cast<std::int32_t>(std::min<std::int64_t>(rows, most));
+  p.n_units = static_cast<std::int32_t>((rows + p.unit_rows - 1) / p.unit_rows);
   return p;
 }
 
 std::size_t state_bytes(const AttendParams& p) {
-  const std::int64_t n_units = std::int64_t{p.view.n_seq} * p.view.shape.n_kv_heads * p.n_token_groups;
+  const std::int64_t n_units = std::int64_t{p.view.n_seq} * p.view.shape.n_kv_heads * p.n_units;
   return static_cast<std::size_t>((n_units * p.n_splits() * p.state_floats() * 4 + 255) / 256 * 256);
 }
 
@@ -183,13 +187,6 @@ void check_arguments(const KvView& view, const DeviceQueries& queries, const Dev
   need("indptr of the view", view.indptr);
   if ((queries.k_new == nullptr) != (queries.v_new == nullptr)) {
     refuse("k_new, v_new", "one of them null", "both or none");
-  }
-}
-
-void check_status(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) {
-    throw cuda_error(std::string(what) + ": " + cudaGetErrorName(status) + " (" +
-                     cudaGetErrorString(status) + ")");
   }
 }
 
@@ -235,10 +232,10 @@ void attend(const KvView& view, const DeviceQueries& queries, const DeviceOutput
   p.states = static_cast<float*>(workspace);
   p.out = output.out;
   p.lse = output.lse;
-  check_status(choice.launch(p, false, stream), "attend on the device");
-  const dim3 grid(static_cast<unsigned>(view.shape.n_kv_heads * p.n_token_groups),
-                  static_cast<unsigned>(p.unit_rows()), static_cast<unsigned>(view.n_seq));
-  check_status(launch(combine_kernel, {grid, dim3(kAttendThreads), 0, stream}, p),
+  cuda::check(choice.launch(p, false, stream), "attend on the device");
+  const dim3 grid(static_cast<unsigned>(view.shape.n_kv_heads * p.n_units),
+                  static_cast<unsigned>(p.unit_rows), static_cast<unsigned>(view.n_seq));
+  cuda::check(launch(combine_kernel, {grid, dim3(kAttendThreads), 0, stream}, p),
                "attend on the device, merging splits");
 }
 

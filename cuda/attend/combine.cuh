@@ -31,9 +31,9 @@ class RowStates {
     return p_.state(u_.index, i < n_pages_ ? i : p_.n_page_splits + i - n_pages_);
   }
   __device__ float m(int i) const { return state(i)[row_]; }
-  __device__ float l(int i) const { return state(i)[p_.unit_rows() + row_]; }
+  __device__ float l(int i) const { return state(i)[p_.unit_rows + row_]; }
   __device__ float sum(int i, int channel) const {
-    return state(i)[2 * p_.unit_rows() + row_ * p_.view.shape.head_dim + channel];
+    return state(i)[2 * p_.unit_rows + row_ * p_.view.shape.head_dim + channel];
   }
 
  private:
@@ -44,15 +44,15 @@ class RowStates {
   std::int32_t n_raw_;
 };
 
-/// Grid: x KV heads times token groups, y rows of a unit, z sequences. One CTA per query row.
+/// Grid: x KV heads times units, y rows of a unit, z sequences. One CTA per query row.
 inline __global__ void __launch_bounds__(kAttendThreads) combine_kernel(const AttendParams p) {
-  const auto head = static_cast<std::int32_t>(blockIdx.x) / p.n_token_groups;
-  const auto token_group = static_cast<std::int32_t>(blockIdx.x) % p.n_token_groups;
-  const Unit u = Unit::at(p, blockIdx.z, head, token_group);
+  const auto head = static_cast<std::int32_t>(blockIdx.x) / p.n_units;
+  const auto unit = static_cast<std::int32_t>(blockIdx.x) % p.n_units;
+  const Unit u = Unit::at(p, blockIdx.z, head, unit);
   const int row = static_cast<int>(blockIdx.y);
   if (row >= u.n_rows) return;
   const RowStates states(p, u, row);
-  const std::int32_t q_head = head * p.view.shape.gqa_group() + row % p.view.shape.gqa_group();
+  const std::int32_t q_head = head * u.group + u.head_in_group(row);
   const float sink = p.sink_logits == nullptr ? minus_infinity() : p.sink_logits[q_head] * kLog2E;
   float top = sink;
   for (int i = 0; i < states.size(); ++i) top = fmaxf(top, states.m(i));

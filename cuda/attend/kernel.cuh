@@ -6,15 +6,15 @@
 
 namespace kvcodec::cuda {
 
-/// Grid: x splits, y KV heads times token groups, z sequences. CTAs without rows leave at once, so
+/// Grid: x splits, y KV heads times units, z sequences. CTAs without rows leave at once, so
 /// a captured launch serves any lengths up to those it was made for.
 template <class C>
 __global__ void __launch_bounds__(kAttendThreads) attend_kernel(const AttendParams p) {
   const auto split = static_cast<std::int32_t>(blockIdx.x);
-  const auto head = static_cast<std::int32_t>(blockIdx.y) / p.n_token_groups;
-  const auto token_group = static_cast<std::int32_t>(blockIdx.y) % p.n_token_groups;
-  const Unit u = Unit::at(p, blockIdx.z, head, token_group);
-  if (u.n_tokens == 0) return;
+  const auto head = static_cast<std::int32_t>(blockIdx.y) / p.n_units;
+  const auto unit = static_cast<std::int32_t>(blockIdx.y) % p.n_units;
+  const Unit u = Unit::at(p, blockIdx.z, head, unit);
+  if (u.n_rows == 0) return;
   float* out = p.state(u.index, split);
   if (split < p.n_page_splits) {
     const std::int64_t stream = u.seq * p.view.n_streams_per_seq() + head / p.view.format.span;

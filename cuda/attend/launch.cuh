@@ -12,7 +12,7 @@ cudaError_t launch_config(const AttendParams& p, cudaStream_t stream) {
   const int tile_bytes = TilesMemory<C>::bytes(p.one_table);
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(p.n_splits()),
-                    static_cast<unsigned>(p.view.shape.n_kv_heads * p.n_token_groups),
+                    static_cast<unsigned>(p.view.shape.n_kv_heads * p.n_units),
                     static_cast<unsigned>(p.view.n_seq));
   shape.threads = dim3(kAttendThreads);
   shape.shared_bytes = static_cast<std::size_t>(tile_bytes > kRawBytes ? tile_bytes : kRawBytes);
@@ -20,27 +20,41 @@ cudaError_t launch_config(const AttendParams& p, cudaStream_t stream) {
   return launch(attend_kernel<C>, shape, p);
 }
 
-/// Picks rows per unit and zeros.
-template <CodeKind kKey, int kKeyWidth, CodeKind kValue, int kHeadDim>
-cudaError_t launch_width(const AttendParams& p, bool dry, cudaStream_t stream) {
-  if (dry) return cudaSuccess;
-  const bool zeros = p.k.has_zeros() || p.v.has_zeros();
-  constexpr bool kMayHaveZeros = kKey != CodeKind::table1 && kKey != CodeKind::e4m3 &&
-                                 kKey != CodeKind::f16;
-  if constexpr (kMayHaveZeros) {
-    if (zeros) {
-      return p.unit_rows() <= 8
-                 ? launch_config<TilesConfig<kKey, kKeyWidth, kValue, kHeadDim, 1, true>>(p, stream)
-                 : launch_config<TilesConfig<kKey, kKeyWidth, kValue, kHeadDim, 2, true>>(p, stream);
+/// Which head sizes and options a pair of kinds is compiled for. Every entry costs seconds of nvcc per
+/// architecture, so the rarer ones have fewer.
+template <CodeKind kKey, CodeKind kValue>
+struct PairShapes {
+  static constexpr bool kUsual =
+      kKey == kValue && (kKey == CodeKind::table4 || kKey == CodeKind::byte || kKey == CodeKind::f16);
+  /// head_dim 80, 96 and 256 besides 64 and 128.
+  static constexpr bool kAllHeadDims = kUsual;
+  /// Formats with zeros: affine codes.
+  static constexpr bool kZeros = kKey == kValue && kKey != CodeKind::e4m3 && kKey != CodeKind::f16;
+};
+
+template <CodeKind kKey, int kKeyWidth, CodeKind kValue, int kHeadDim, bool kZeros>
+cudaError_t launch_rows(const AttendParams& p, cudaStream_t stream) {
+  // 16 query rows cost registers that sums of more than 128 channels need.
+  if constexpr (kHeadDim == 64 || kHeadDim == 128) {
+    if (p.unit_rows > 8) {
+      return launch_config<TilesConfig<kKey, kKeyWidth, kValue, kHeadDim, 2, kZeros>>(p, stream);
     }
   }
-  if (zeros) return cudaErrorNotSupported;
-  return p.unit_rows() <= 8
-             ? launch_config<TilesConfig<kKey, kKeyWidth, kValue, kHeadDim, 1, false>>(p, stream)
-             : launch_config<TilesConfig<kKey, kKeyWidth, kValue, kHeadDim, 2, false>>(p, stream);
+  return launch_config<TilesConfig<kKey, kKeyWidth, kValue, kHeadDim, 1, kZeros>>(p, stream);
 }
 
-/// Picks the width of a key row: head_dim, or that of a sketch.
+template <CodeKind kKey, int kKeyWidth, CodeKind kValue, int kHeadDim>
+cudaError_t launch_width(const AttendParams& p, bool dry, cudaStream_t stream) {
+  const bool zeros = p.k.has_zeros() || p.v.has_zeros();
+  if (zeros && !PairShapes<kKey, kValue>::kZeros) return cudaErrorNotSupported;
+  if (dry) return cudaSuccess;
+  if constexpr (PairShapes<kKey, kValue>::kZeros) {
+    if (zeros) return launch_rows<kKey, kKeyWidth, kValue, kHeadDim, true>(p, stream);
+  }
+  return launch_rows<kKey, kKeyWidth, kValue, kHeadDim, false>(p, stream);
+}
+
+/// Picks the width of a key row: head_dim, or that of a sketch of twice as many signs.
 template <CodeKind kKey, CodeKind kValue, int kHeadDim>
 cudaError_t launch_head_dim(const AttendParams& p, bool dry, cudaStream_t stream) {
   if (p.k.width == kHeadDim) {
@@ -50,27 +64,21 @@ cudaError_t launch_head_dim(const AttendParams& p, bool dry, cudaStream_t stream
     if (p.k.width == 2 * kHeadDim) {
       return launch_width<kKey, 2 * kHeadDim, kValue, kHeadDim>(p, dry, stream);
     }
-    if (p.k.width == 4 * kHeadDim) {
-      return launch_width<kKey, 4 * kHeadDim, kValue, kHeadDim>(p, dry, stream);
-    }
   }
   return cudaErrorNotSupported;
 }
 
 template <CodeKind kKey, CodeKind kValue>
 cudaError_t launch_tiles(const AttendParams& p, bool dry, cudaStream_t stream) {
-  switch (p.view.shape.head_dim) {
-#ifndef TRY
-    case 64: return launch_head_dim<kKey, kValue, 64>(p, dry, stream);
-    case 80: return launch_head_dim<kKey, kValue, 80>(p, dry, stream);
-    case 96: return launch_head_dim<kKey, kValue, 96>(p, dry, stream);
-#endif
-    case 128: return launch_head_dim<kKey, kValue, 128>(p, dry, stream);
-#ifndef TRY
-    case 256: return launch_head_dim<kKey, kValue, 256>(p, dry, stream);
-#endif
-    default: return cudaErrorNotSupported;
+  const int head_dim = p.view.shape.head_dim;
+  if (head_dim == 64) return launch_head_dim<kKey, kValue, 64>(p, dry, stream);
+  if (head_dim == 128) return launch_head_dim<kKey, kValue, 128>(p, dry, stream);
+  if constexpr (PairShapes<kKey, kValue>::kAllHeadDims) {
+    if (head_dim == 80) return launch_head_dim<kKey, kValue, 80>(p, dry, stream);
+    if (head_dim == 96) return launch_head_dim<kKey, kValue, 96>(p, dry, stream);
+    if (head_dim == 256) return launch_head_dim<kKey, kValue, 256>(p, dry, stream);
   }
+  return cudaErrorNotSupported;
 }
 
 }  // namespace kvcodec::cuda

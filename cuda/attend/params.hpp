@@ -1,9 +1,9 @@
 // What the attention kernels are given, and how a call is cut into units and splits.
 //
-// A unit is (sequence, KV head, up to kUnitRows query rows); query rows of a unit are the gqa_group
-// heads of neighbouring tokens. A CTA takes one split of a unit: `split_rows` encoded rows, or
-// kRawSplitRows rows that are not encoded. Its state goes to the workspace; combine.cuh merges the
-// states of a unit in the order of the splits.
+// A unit is (sequence, KV head, up to 16 query rows); a query row is one query head of one token, and
+// the rows of a (sequence, KV head) are its tokens, each with its gqa_group heads. A CTA takes one
+// split of a unit: `split_rows` encoded rows, or kRawSplitRows rows that are not encoded. Its state
+// goes to the workspace; combine.cuh merges the states of a unit in the order of the splits.
 #pragma once
 
 #include <cstdint>
@@ -47,20 +47,17 @@ struct AttendParams {
   std::int32_t split_rows;
   std::int32_t n_page_splits;    ///< of a unit, enough for the longest stream
   std::int32_t n_raw_splits;     ///< the same for rows that are not encoded
-  std::int32_t tokens_per_unit;  ///< query tokens
-  std::int32_t n_token_groups;   ///< units per (sequence, KV head)
-  float* states;  ///< [n_seq, n_kv_heads, n_token_groups, n_splits()] of state_floats()
+  std::int32_t unit_rows;        ///< query rows of a unit, at most kUnitRows
+  std::int32_t n_units;          ///< of a (sequence, KV head)
+  float* states;  ///< [n_seq, n_kv_heads, n_units, n_splits()] of state_floats()
   void* out;      ///< [n_tokens, n_q_heads, head_dim]
   float* lse;     ///< [n_tokens, n_q_heads]; or null
 
   KVCODEC_HD std::int32_t n_splits() const noexcept { return n_page_splits + n_raw_splits; }
-  KVCODEC_HD std::int32_t unit_rows() const noexcept {
-    return tokens_per_unit * view.shape.gqa_group();
-  }
   /// Floats of one state: m [unit_rows], l [unit_rows], acc [unit_rows, head_dim]. m counts in
   /// powers of two.
   KVCODEC_HD std::int64_t state_floats() const noexcept {
-    return std::int64_t{unit_rows()} * (2 + view.shape.head_dim);
+    return std::int64_t{unit_rows} * (2 + view.shape.head_dim);
   }
   KVCODEC_HD float* state(std::int64_t unit, std::int64_t split) const noexcept {
     return states + (unit * n_splits() + split) * state_floats();
@@ -69,33 +66,38 @@ struct AttendParams {
 
 /// One unit.
 struct Unit {
-  std::int64_t index;
+  std::int64_t index;        ///< among all units
   std::int64_t seq;
   std::int32_t head;         ///< KV head
-  std::int64_t first_token;  ///< among all query tokens of the call
-  std::int32_t n_tokens;     ///< 0: nothing to do
-  std::int32_t n_rows;       ///< n_tokens * gqa_group
+  std::int64_t first_row;    ///< among the query rows of the (sequence, KV head)
+  std::int32_t n_rows;       ///< 0: nothing to do
+  std::int64_t first_token;  ///< of the sequence, among all query tokens of the call
+  std::int32_t group;        ///< query heads of a KV head
 
   KVCODEC_HD static Unit at(const AttendParams& p, std::int64_t seq, std::int32_t head,
-                            std::int32_t token_group) noexcept {
+                            std::int32_t unit) noexcept {
     Unit u;
+    u.index = (seq * p.view.shape.n_kv_heads + head) * p.n_units + unit;
     u.seq = seq;
     u.head = head;
-    u.index = (seq * p.view.shape.n_kv_heads + head) * p.n_token_groups + token_group;
-    u.first_token = p.q_indptr[seq] + std::int64_t{token_group} * p.tokens_per_unit;
-    const std::int64_t left = p.q_indptr[seq + 1] - u.first_token;
-    u.n_tokens = left < 0                   ? 0
-                 : left < p.tokens_per_unit ? static_cast<std::int32_t>(left)
-                                            : p.tokens_per_unit;
-    u.n_rows = u.n_tokens * p.view.shape.gqa_group();
+    u.first_row = std::int64_t{unit} * p.unit_rows;
+    u.first_token = p.q_indptr[seq];
+    u.group = p.view.shape.gqa_group();
+    const std::int64_t left = (p.q_indptr[seq + 1] - u.first_token) * u.group - u.first_row;
+    u.n_rows = left < 0 ? 0 : left < p.unit_rows ? static_cast<std::int32_t>(left) : p.unit_rows;
     return u;
   }
 
+  /// Query token of a row, and its head within the group.
+  KVCODEC_HD std::int64_t token(int row) const noexcept {
+    return first_token + (first_row + row) / group;
+  }
+  KVCODEC_HD int head_in_group(int row) const noexcept {
+    return static_cast<int>((first_row + row) % group);
+  }
   /// Index of a query row in q and out: [n_tokens, n_q_heads].
   KVCODEC_HD std::int64_t q_row(const AttendParams& p, int row) const noexcept {
-    const std::int32_t group = p.view.shape.gqa_group();
-    return (first_token + row / group) * p.view.shape.n_q_heads + std::int64_t{head} * group +
-           row % group;
+    return token(row) * p.view.shape.n_q_heads + std::int64_t{head} * group + head_in_group(row);
   }
 };
 

@@ -110,14 +110,13 @@ template <int kHalves>
 __device__ QueryRows<kHalves> query_rows_of(const AttendParams& p, const Unit& u,
                                             const QueryTable& table, int g) {
   QueryRows<kHalves> q;
-  const int group = p.view.shape.gqa_group();
 #pragma unroll
   for (int half = 0; half < kHalves; ++half) {
     const int row = g + 8 * half;
     q.factor[half] = p.sm_scale * p.k.scale * table.unit[row];
     q.center[half] = p.sm_scale * table.center[row];
-    q.pos[half] = row < u.n_rows ? p.q_pos[u.first_token + row / group] : INT32_MIN;
-    q.in_group[half] = row % group;
+    q.pos[half] = row < u.n_rows ? p.q_pos[u.token(row)] : INT32_MIN;
+    q.in_group[half] = u.head_in_group(row);
   }
   return q;
 }

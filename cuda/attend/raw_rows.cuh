@@ -79,15 +79,14 @@ __device__ inline RawPiece raw_piece(const AttendParams& p, const Unit& u, std::
 __device__ inline void score_piece(const AttendParams& p, const Unit& u, const RawPiece& piece,
                                    RawMemory& memory) {
   const int head_dim = p.view.shape.head_dim;
-  const int group = p.view.shape.gqa_group();
   for (int i = static_cast<int>(threadIdx.x); i < u.n_rows * kRawChunk; i += kAttendThreads) {
     const int row = i % kRawChunk;
     const int q_row = i / kRawChunk;
     bool seen = row < piece.n_rows;
-    if (seen && piece.masks != nullptr) seen = ((piece.masks[row] >> (q_row % group)) & 1) != 0;
+    if (seen && piece.masks != nullptr) seen = ((piece.masks[row] >> u.head_in_group(q_row)) & 1) != 0;
     if (seen) {
       const std::int32_t pos = piece.pos != nullptr ? piece.pos[row] : piece.first_pos + row;
-      seen = in_view(p, pos, p.q_pos[u.first_token + q_row / group]);
+      seen = in_view(p, pos, p.q_pos[u.token(q_row)]);
     }
     float logit = minus_infinity();
     if (seen) {
@@ -163,7 +162,7 @@ __device__ void attend_raw_rows(const AttendParams& p, const Unit& u, std::int64
     }
   }
   __syncthreads();
-  const int unit_rows = p.unit_rows();
+  const int unit_rows = p.unit_rows;
 #pragma unroll
   for (int n = 0; n < kLaneChannels; ++n) {
     const int c = static_cast<int>(threadIdx.x) + n * kAttendThreads;

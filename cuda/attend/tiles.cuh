@@ -105,10 +105,10 @@ struct TilesWarp {
         fragments(query_fragments),
         queries(query_table),
         q(query_rows_of<C::kHalves>(params, unit, query_table, g)) {
-    first_q_pos = p.q_pos[u.first_token];
+    first_q_pos = p.q_pos[u.token(0)];
     last_q_pos = first_q_pos;
-    for (int i = 1; i < u.n_tokens; ++i) {
-      const std::int32_t pos = p.q_pos[u.first_token + i];
+    for (int row = 1; row < u.n_rows; ++row) {
+      const std::int32_t pos = p.q_pos[u.token(row)];
       first_q_pos = pos < first_q_pos ? pos : first_q_pos;
       last_q_pos = pos > last_q_pos ? pos : last_q_pos;
     }
@@ -510,7 +510,7 @@ __device__ void merge_warps(TilesWarp<C>& w, float* memory, float* out) {
                             ? nullptr
                             : w.p.view.v_center +
                                   (w.u.seq * w.p.view.shape.n_kv_heads + w.u.head) * C::kHeadDim;
-  const int unit_rows = w.p.unit_rows();
+  const int unit_rows = w.p.unit_rows;
   for (int i = static_cast<int>(threadIdx.x); i < n_rows * C::kHeadDim; i += kAttendThreads) {
     const int row = i / C::kHeadDim;
     float top = minus_infinity();

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -138,6 +139,88 @@ TEST_P(CodecLaws, OutputIsFiniteWhateverComesIn) {
       EXPECT_FALSE(s.codec.encode_tile(s.side, s.head_dim, x.data(), tile.data()));
       for (const float y : s.decode(tile)) ASSERT_TRUE(std::isfinite(y));
     }
+  });
+}
+
+/// A TileWriter that refuses to set a bit twice.
+struct OneTimeTile {
+  std::byte* data;
+
+  OneTimeTile operator+(std::size_t n) const { return {data + n}; }
+  void set_bits(std::size_t word, std::uint32_t bits) const {
+    std::uint32_t value;
+    std::memcpy(&value, data + 4 * word, 4);
+    EXPECT_EQ(value & bits, 0u) << "word " << word;
+    value |= bits;
+    std::memcpy(data + 4 * word, &value, 4);
+  }
+};
+static_assert(TileWriter<OneTimeTile>);
+
+/// fn(codec) with the type of `any`; fails if the type is not on the list.
+template <class F>
+void with_type(const AnyCodec& any, const F& fn) {
+  bool found = false;
+  BuiltinCodecs::for_each([&]<class C>() {
+    if (const C* codec = any.as<C>()) {
+      found = true;
+      fn(*codec);
+    }
+  });
+  EXPECT_TRUE(found);
+}
+
+/// 0..n-1 in an order drawn from `seed`.
+std::vector<int> shuffled(int n, std::uint64_t seed) {
+  std::vector<int> order;
+  test::Random random(seed);
+  for (int i = 0; i < n; ++i) {
+    const auto at = random.below(i + 1);
+    order.insert(order.begin() + static_cast<std::ptrdiff_t>(at), i);
+  }
+  return order;
+}
+
+TEST_P(CodecLaws, PartsInAnyOrderAreTheTile) {
+  for_each_subject([](const Subject& s) {
+    with_type(s.codec, [&]<class C>(const C& codec) {
+      if constexpr (PartedCodec<C>) {
+        const int stride = s.width() + 3;  // rows need not be dense
+        const auto at = [&](int row, int c) { return static_cast<std::size_t>(row * stride + c); };
+        std::vector<float> x = test::gauss_rows(kTileRows, s.width(), 41);
+        x[77] = std::numeric_limits<float>::quiet_NaN();
+        std::vector<float> spaced(static_cast<std::size_t>(kTileRows * stride), 1e9f);
+        for (int row = 0; row < kTileRows; ++row) {
+          for (int c = 0; c < s.width(); ++c) {
+            spaced[at(row, c)] = x[static_cast<std::size_t>(row * s.width() + c)];
+          }
+        }
+        test::Guarded<> tile(s.bytes(), std::byte{0});
+        test::Guarded<> plain(s.bytes(), std::byte{0});
+        bool finite = true;
+        for (const int part : shuffled(codec.n_parts(s.side, s.head_dim), 5)) {
+          finite &= codec.encode_part(s.side, s.head_dim, spaced.data(), stride, part,
+                                      OneTimeTile{tile.data()});
+          codec.encode_part(s.side, s.head_dim, spaced.data(), stride, part, plain.data());
+        }
+        EXPECT_FALSE(finite);
+        EXPECT_TRUE(tile.intact() && plain.intact());
+        EXPECT_EQ(tile.copy(), s.encode(x));
+        EXPECT_EQ(plain.copy(), s.encode(x));
+        std::vector<float> y(spaced.size(), -7.0f);
+        for (const int part : shuffled(codec.n_parts(s.side, s.head_dim), 6)) {
+          codec.decode_part(s.side, s.head_dim, tile.data(), part, y.data(), stride);
+        }
+        const std::vector<float> want = s.decode(tile.copy());
+        for (int row = 0; row < kTileRows; ++row) {
+          for (int c = 0; c < stride; ++c) {
+            ASSERT_EQ(y[at(row, c)],
+                      c < s.width() ? want[static_cast<std::size_t>(row * s.width() + c)] : -7.0f)
+                << row << ", " << c;
+          }
+        }
+      }
+    });
   });
 }
 

@@ -9,7 +9,7 @@ namespace {
 
 const std::vector<std::string>& folder_order() {
   static const std::vector<std::string> order = {"core",  "transform", "codec", "policy", "page",
-                                                 "cache", "attend",    "plan",  "store"};
+                                                 "cache", "attend",    "plan",  "store",  "cuda"};
   return order;
 }
 

@@ -87,8 +87,9 @@ struct AffineCodes {
   KVCODEC_HD void clear_padding(std::byte* planes) const noexcept {
     if constexpr (Bits == 3) high().clear_padding(planes + low().plane_bytes());
   }
-  /// Writes codes[head_dim] of one token.
-  KVCODEC_HD void put_row(std::byte* planes, int row, const std::uint8_t* codes) const noexcept {
+  /// Writes codes[head_dim] of one token to std::byte* or a TileWriter.
+  template <class Out>
+  KVCODEC_HD void put_row(Out planes, int row, const std::uint8_t* codes) const noexcept {
     if constexpr (Bits != 3) {
       low().put_row(planes, row, codes);
     } else {
@@ -98,6 +99,11 @@ struct AffineCodes {
       for (int c = 0; c < head_dim; ++c) part[c] = static_cast<std::uint8_t>(codes[c] >> 2);
       high().put_row(planes + low().plane_bytes(), row, part);
     }
+  }
+  KVCODEC_HD std::uint32_t get(const std::byte* planes, int row, int channel) const noexcept {
+    const std::uint32_t code = low().get(planes, row, channel);
+    if constexpr (Bits != 3) return code;
+    else return code | high().get(planes + low().plane_bytes(), row, channel) << 2;
   }
   /// Reads codes[kLanes] as TileLayout::get_lanes does.
   KVCODEC_HD void get_lanes(const std::byte* planes, int lane, int summed,
@@ -138,35 +144,53 @@ struct AffineRows {
   template <class Clip>
   KVCODEC_HD bool encode(const float* x, float smallest_scale, const Clip& clip_of,
                          std::byte* out) const noexcept {
-    constexpr float kLargest = (1 << Bits) - 1;
-    const int head_dim = codes.head_dim;
     bool finite = true;
     codes.clear_padding(out);
     for (int row = 0; row < kTileRows; ++row) {
-      float values[kMaxHeadDim];
-      std::uint8_t row_codes[kMaxHeadDim];
-      finite &= load_finite(x + row * head_dim, head_dim, kF16Max, values);
-      for (int g = 0; g < n_groups(); ++g) {
-        const int end = end_of(g);
-        float low = values[g * group];
-        float high = low;
-        for (int c = g * group + 1; c < end; ++c) {
-          low = values[c] < low ? values[c] : low;
-          high = values[c] > high ? values[c] : high;
-        }
-        const AffineGroup made =
-            make_affine_group(Bits, low, high, clip_of(end - g * group), smallest_scale);
-        put_scale(scales(out, g), row, made.scale.bits);
-        put_scale(zeros(out, g), row, made.zero.bits);
-        const float divisor = affine_divisor(made.scale);
-        const float zero = to_f32(made.zero);
-        for (int c = g * group; c < end; ++c) {
-          row_codes[c] = static_cast<std::uint8_t>(affine_code(values[c], divisor, zero, kLargest));
-        }
-      }
-      codes.put_row(out, row, row_codes);
+      finite &= encode_row(x + row * codes.head_dim, smallest_scale, clip_of, row, out);
     }
     return finite;
+  }
+
+  /// x [head_dim]: row `row` of the tile. `out` is std::byte* or a TileWriter.
+  template <class Clip, class Out>
+  KVCODEC_HD bool encode_row(const float* x, float smallest_scale, const Clip& clip_of, int row,
+                             Out out) const noexcept {
+    constexpr float kLargest = (1 << Bits) - 1;
+    float values[kMaxHeadDim];
+    std::uint8_t row_codes[kMaxHeadDim];
+    const bool finite = load_finite(x, codes.head_dim, kF16Max, values);
+    for (int g = 0; g < n_groups(); ++g) {
+      const int end = end_of(g);
+      float low = values[g * group];
+      float high = low;
+      for (int c = g * group + 1; c < end; ++c) {
+        low = values[c] < low ? values[c] : low;
+        high = values[c] > high ? values[c] : high;
+      }
+      const AffineGroup made =
+          make_affine_group(Bits, low, high, clip_of(end - g * group), smallest_scale);
+      put_scale(scales(own_bytes(out), g), row, made.scale.bits);
+      put_scale(zeros(own_bytes(out), g), row, made.zero.bits);
+      const float divisor = affine_divisor(made.scale);
+      const float zero = to_f32(made.zero);
+      for (int c = g * group; c < end; ++c) {
+        row_codes[c] = static_cast<std::uint8_t>(affine_code(values[c], divisor, zero, kLargest));
+      }
+    }
+    codes.put_row(out, row, row_codes);
+    return finite;
+  }
+
+  /// The same values as decode(), one row: x [head_dim].
+  KVCODEC_HD void decode_row(const std::byte* in, int row, float* x) const noexcept {
+    for (int g = 0; g < n_groups(); ++g) {
+      const float scale = to_f32(f16{get_scale(scales(in, g), row)});
+      const float zero = to_f32(f16{get_scale(zeros(in, g), row)});
+      for (int c = g * group; c < end_of(g); ++c) {
+        x[c] = affine_value(codes.get(in, row, c), scale, zero);
+      }
+    }
   }
 
   KVCODEC_HD void decode(const std::byte* in, float* x) const noexcept {

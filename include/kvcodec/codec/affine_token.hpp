@@ -93,11 +93,27 @@ struct AffineToken {
   }
   constexpr LossBounds loss(int head_dim) const noexcept;
 
+  KVCODEC_HD constexpr int n_parts(Side, int) const noexcept { return kTileRows; }
+
+  template <class Out>
+  KVCODEC_HD bool encode_part(Side side, int head_dim, const float* x, int row_stride, int row,
+                              Out out) const noexcept {
+    return with_affine_rows(bits, side, head_dim, group, [&](const auto& rows) {
+      return rows.encode_row(x + row * row_stride, kSmallestScale, ClipOf{*this}, row, out);
+    });
+  }
+
+  KVCODEC_HD void decode_part(Side side, int head_dim, const std::byte* in, int row, float* x,
+                              int row_stride) const noexcept {
+    with_affine_rows(bits, side, head_dim, group,
+                     [&](const auto& rows) { rows.decode_row(in, row, x + row * row_stride); });
+  }
+
+  // All rows at once: decoding takes 16 tokens of a K tile together.
   KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
                               std::byte* out) const noexcept {
     return with_affine_rows(bits, side, head_dim, group, [&](const auto& rows) {
-      const auto clip_of = [this](int n) { return clip != 0.0f ? clip : default_clip(bits, n); };
-      return rows.encode(x, kSmallestScale, clip_of, out);
+      return rows.encode(x, kSmallestScale, ClipOf{*this}, out);
     });
   }
 
@@ -113,6 +129,14 @@ struct AffineToken {
   }
 
  private:
+  /// The clip of a group of n values.
+  struct ClipOf {
+    const AffineToken& codec;
+    KVCODEC_HD float operator()(int n) const noexcept {
+      return codec.clip != 0.0f ? codec.clip : default_clip(codec.bits, n);
+    }
+  };
+
   /// Bounds for one group of n values.
   constexpr LossBounds group_loss(int n) const noexcept {
     // Means with default_clip, as those of affine_loss.
@@ -165,6 +189,6 @@ constexpr LossBounds AffineToken::loss(int head_dim) const noexcept {
   return mean;
 }
 
-static_assert(RowCodec<AffineToken>);
+static_assert(RowCodec<AffineToken> && PartedCodec<AffineToken>);
 
 }  // namespace kvcodec

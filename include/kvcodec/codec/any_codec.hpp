@@ -35,6 +35,10 @@ struct CodecFunctions {
   void (*load_tables)(void*, int head_dim);
   /// Null for codecs whose tiles follow no TileFormat.
   bool (*tile_format)(const void*, Side, int head_dim, TileFormat& format);
+  /// Null for codecs that point at no arrays (MovableTables). Replaces every pointer of the value, the
+  /// first argument, by move(context, pointer, bytes).
+  void (*move_tables)(void*, int head_dim, void* context,
+                      const void* (*move)(void* context, const void*, std::size_t bytes));
   /// Null unless the codec prepares queries (PreparingCodec).
   int (*query_width)(const void*, int head_dim);
   void (*prepare_query)(const void*, int head_dim, const float* q, float* prepared);
@@ -82,6 +86,14 @@ constexpr CodecFunctions make_codec_functions() {
   if constexpr (FormattedCodec<C>) {
     f.tile_format = [](const void* p, Side s, int d, TileFormat& format) {
       return codec_value<C>(p).tile_format(s, d, format);
+    };
+  }
+  if constexpr (MovableTables<C>) {
+    f.move_tables = [](void* p, int d, void* context,
+                       const void* (*move)(void*, const void*, std::size_t)) {
+      static_cast<C*>(p)->each_table(d, [&]<class T>(const T*& table, std::size_t n) {
+        table = static_cast<const T*>(move(context, table, n * sizeof(T)));
+      });
     };
   }
   if constexpr (PreparingCodec<C>) {
@@ -153,6 +165,17 @@ class AnyCodec {
   bool tile_format(Side side, int head_dim, TileFormat& format) const noexcept {
     return functions_->tile_format != nullptr &&
            functions_->tile_format(value_, side, head_dim, format);
+  }
+  /// Makes the value refer to copies of its arrays for head_dim: move(pointer, bytes) -> const void*, the
+  /// copy, for each of them. What uploads codecs to a device.
+  template <class F>
+  void move_tables(int head_dim, F&& move) {
+    if (functions_->move_tables == nullptr) return;
+    functions_->move_tables(value_, head_dim, &move,
+                            [](void* context, const void* table, std::size_t bytes) -> const void* {
+                              return (*static_cast<std::remove_reference_t<F>*>(context))(table,
+                                                                                         bytes);
+                            });
   }
   /// True for codecs that make no sense for V.
   bool key_only() const noexcept { return functions_->key_only; }

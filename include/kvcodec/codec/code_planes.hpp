@@ -25,13 +25,14 @@ struct CodePlanes {
     if (bits == 3) plane(1).clear_padding(planes + plane(2).plane_bytes());
   }
 
-  /// Writes the codes of a row, codes[head_dim]; other rows stay.
-  KVCODEC_HD void put_row(std::byte* planes, int row, const std::uint8_t* codes) const noexcept {
+  /// Writes the codes of a row, codes[head_dim], to std::byte* or a TileWriter; other rows stay.
+  template <class Out>
+  KVCODEC_HD void put_row(Out planes, int row, const std::uint8_t* codes) const noexcept {
     if (bits != 3) {
       plane(bits).put_row(planes, row, codes);
       return;
     }
-    std::uint8_t part[kMaxHeadDim];
+    std::uint8_t part[kMaxHeadDim] = {};
     for (int c = 0; c < head_dim; ++c) part[c] = static_cast<std::uint8_t>(codes[c] & 3u);
     plane(2).put_row(planes, row, part);
     for (int c = 0; c < head_dim; ++c) part[c] = static_cast<std::uint8_t>(codes[c] >> 2);

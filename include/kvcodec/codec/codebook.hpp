@@ -88,6 +88,13 @@ struct Codebook {
     return bound;
   }
 
+  /// The arrays of a bound value (MovableTables).
+  template <class F>
+  void each_table(int head_dim, F&& fn) {
+    fn(entries, static_cast<std::size_t>(n_entries) * static_cast<std::size_t>(head_dim));
+    rope.each_table(fn);
+  }
+
   KVCODEC_HD constexpr int head_span(int) const noexcept { return 1; }
   KVCODEC_HD constexpr bool supports(int head_dim) const noexcept {
     return head_dim >= kMinHeadDim && head_dim <= kMaxHeadDim && head_dim % kLanes == 0;
@@ -134,32 +141,42 @@ struct Codebook {
 
   /// Looks every row up: the entry of the largest cosine, however small, and position 0. Without
   /// entries all rows become 0. x holds keys before position encoding.
-  KVCODEC_HD bool encode_tile(Side, int head_dim, const float* x, std::byte* out) const noexcept {
-    bool finite = true;
-    const std::int32_t position = 0;
-    for (int row = 0; row < kTileRows; ++row, x += head_dim) {
-      float values[kMaxHeadDim];
-      double square = 0.0;
-      finite &= load_finite(x, head_dim, kF16Max, values);
-      for (int c = 0; c < head_dim; ++c) {
-        square += static_cast<double>(values[c]) * static_cast<double>(values[c]);
-      }
-      const float magnitude = static_cast<float>(sqrt(square));
-      const bool zero = n_entries == 0 || to_f16(magnitude).bits == 0;
-      const std::uint32_t index = zero ? kNone : nearest_entry(head_dim, values);
-      const float stored = zero ? 0.0f : magnitude;
-      put_rows(row, row + 1, &index, &stored, &position, out);
-    }
-    return finite;
+  KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
+                              std::byte* out) const noexcept {
+    return encode_parts(*this, side, head_dim, x, out);
   }
 
   KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
                               float* x) const noexcept {
-    for (int row = 0; row < kTileRows; ++row, x += head_dim) {
-      load_row(side, head_dim, in, row, x);
-      const float magnitude = magnitude_of(in, row);
-      for (int c = 0; c < head_dim; ++c) x[c] *= magnitude;
+    decode_parts(*this, side, head_dim, in, x);
+  }
+
+  KVCODEC_HD constexpr int n_parts(Side, int) const noexcept { return kTileRows; }
+
+  template <class Out>
+  KVCODEC_HD bool encode_part(Side, int head_dim, const float* x, int row_stride, int row,
+                              Out out) const noexcept {
+    float values[kMaxHeadDim];
+    double square = 0.0;
+    const bool finite = load_finite(x + row * row_stride, head_dim, kF16Max, values);
+    for (int c = 0; c < head_dim; ++c) {
+      square += static_cast<double>(values[c]) * static_cast<double>(values[c]);
     }
+    const float magnitude = static_cast<float>(sqrt(square));
+    const bool zero = n_entries == 0 || to_f16(magnitude).bits == 0;
+    const std::uint32_t index = zero ? kNone : nearest_entry(head_dim, values);
+    const float stored = zero ? 0.0f : magnitude;
+    const std::int32_t position = 0;
+    put_rows(row, row + 1, &index, &stored, &position, own_bytes(out));
+    return finite;
+  }
+
+  KVCODEC_HD void decode_part(Side side, int head_dim, const std::byte* in, int row, float* x,
+                              int row_stride) const noexcept {
+    x += row * row_stride;
+    load_row(side, head_dim, in, row, x);
+    const float magnitude = magnitude_of(in, row);
+    for (int c = 0; c < head_dim; ++c) x[c] *= magnitude;
   }
 
   /// The magnitude scales the score, not the row.
@@ -277,6 +294,7 @@ struct Codebook {
   }
 };
 
-static_assert(RowCodec<Codebook> && ScoringCodec<Codebook> && SummingCodec<Codebook>);
+static_assert(PartedCodec<Codebook> && RowCodec<Codebook> && ScoringCodec<Codebook> &&
+              SummingCodec<Codebook> && MovableTables<Codebook>);
 
 }  // namespace kvcodec

@@ -65,6 +65,49 @@ concept Codec = std::is_trivially_copyable_v<C> && sizeof(C) <= 48 &&
   noexcept->std::same_as<void>;
 };
 
+/// A codec that encodes and decodes a tile in parts, one device thread to a part. Codecs without parts
+/// work on a device all the same, with one thread to a tile.
+///
+///   c.n_parts(side, head_dim)    parts of a tile, usually one per row: kTileRows
+///   c.encode_part(side, head_dim, x, row_stride, part, out)
+///       x [kTileRows, head_span * head_dim] f32, rows `row_stride` floats apart -> the bits of part
+///       0..n_parts-1 at `out`, which is std::byte* or a TileWriter, both of a tile whose padding is
+///       zero; false when a value that the part read was not finite
+///   c.decode_part(side, head_dim, in, part, x, row_stride)   the part's values of x
+///
+/// No part reads what another writes. All of them, in any order or at once, are what encode_tile and
+/// decode_tile do. TileLayout::put_row and put_scale take either kind of `out`.
+template <class C>
+concept PartedCodec = Codec<C> && requires(const C c, Side side, int head_dim, const float* x,
+                                           std::byte* out, const std::byte* in, float* y, int n) {
+  { c.n_parts(side, head_dim) }
+  noexcept->std::same_as<int>;
+  { c.encode_part(side, head_dim, x, n, n, out) }
+  noexcept->std::same_as<bool>;
+  { c.decode_part(side, head_dim, in, n, y, n) }
+  noexcept->std::same_as<void>;
+};
+
+/// encode_tile of a codec with parts and without padding: x dense.
+template <class C>
+KVCODEC_HD bool encode_parts(const C& codec, Side side, int head_dim, const float* x,
+                             std::byte* out) noexcept {
+  const int n = codec.n_parts(side, head_dim);
+  const int width = codec.head_span(head_dim) * head_dim;
+  bool finite = true;
+  for (int i = 0; i < n; ++i) finite &= codec.encode_part(side, head_dim, x, width, i, out);
+  return finite;
+}
+
+/// decode_tile of a codec with parts: x dense.
+template <class C>
+KVCODEC_HD void decode_parts(const C& codec, Side side, int head_dim, const std::byte* in,
+                             float* x) noexcept {
+  const int n = codec.n_parts(side, head_dim);
+  const int width = codec.head_span(head_dim) * head_dim;
+  for (int i = 0; i < n; ++i) codec.decode_part(side, head_dim, in, i, x, width);
+}
+
 /// A codec whose rows are independent of each other.
 ///
 ///   c.copy_rows(side, head_dim, from, to, begin, end)   copies rows begin..end-1 of a whole tile,
@@ -124,6 +167,24 @@ concept PreparingCodec = ScoringCodec<C> &&
 template <class C>
 concept TableCodec = Codec<C> && requires(C c, int head_dim) {
   c.load_tables(head_dim);
+};
+
+namespace detail {
+
+/// Anything that each_table may be called with.
+struct TableVisitor {
+  template <class T>
+  void operator()(const T*&, std::size_t) const noexcept {}
+};
+
+}  // namespace detail
+
+/// A codec whose value points at arrays, so that they can be copied to where a device reads them.
+///
+///   c.each_table(head_dim, fn)   fn(pointer, n) for every array of n values, pointer by reference
+template <class C>
+concept MovableTables = Codec<C> && requires(C c, int head_dim, detail::TableVisitor fn) {
+  c.each_table(head_dim, fn);
 };
 
 /// Whether C is for keys only (C::key_only = true): on V its error would not average out.

@@ -117,38 +117,46 @@ struct Fp4 {
   }
   constexpr LossBounds loss(int) const noexcept { return scales.loss(); }
 
+  KVCODEC_HD constexpr int n_parts(Side, int) const noexcept { return kTileRows; }
+
+  template <class Out>
+  KVCODEC_HD bool encode_part(Side side, int head_dim, const float* x, int row_stride, int row,
+                              Out out) const noexcept {
+    float values[kMaxHeadDim];
+    std::uint8_t codes[kMaxHeadDim];
+    const bool finite = load_finite(x + row * row_stride, head_dim, kF32Max, values);
+    for (int first = 0; first < head_dim; first += Scales::group) {
+      const int n = head_dim - first < Scales::group ? head_dim - first : Scales::group;
+      const std::uint8_t stored = scales.stored_for(largest_of(values + first, n));
+      own_bytes(out)[scale_offset(head_dim, first) + static_cast<std::size_t>(row)] =
+          std::byte{stored};
+      put_codes(values + first, n, scales.unit(stored), codes + first);
+    }
+    layout(side, head_dim).put_row(out, row, codes);
+    return finite;
+  }
+
+  KVCODEC_HD void decode_part(Side side, int head_dim, const std::byte* in, int row, float* x,
+                              int row_stride) const noexcept {
+    std::uint8_t codes[kMaxHeadDim];
+    layout(side, head_dim).get_row(in, row, codes);
+    x += row * row_stride;
+    for (int first = 0; first < head_dim; first += Scales::group) {
+      const int end = head_dim - first < Scales::group ? head_dim : first + Scales::group;
+      const std::byte stored = in[scale_offset(head_dim, first) + static_cast<std::size_t>(row)];
+      const float unit = scales.unit(static_cast<std::uint8_t>(stored));
+      for (int c = first; c < end; ++c) x[c] = to_f32(e2m1{codes[c]}) * unit;
+    }
+  }
+
   KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
                               std::byte* out) const noexcept {
-    const TileLayout at = layout(side, head_dim);
-    bool finite = true;
-    for (int row = 0; row < kTileRows; ++row) {
-      float values[kMaxHeadDim];
-      std::uint8_t codes[kMaxHeadDim];
-      finite &= load_finite(x + row * head_dim, head_dim, kF32Max, values);
-      for (int first = 0; first < head_dim; first += Scales::group) {
-        const int n = head_dim - first < Scales::group ? head_dim - first : Scales::group;
-        const std::uint8_t stored = scales.stored_for(largest_of(values + first, n));
-        out[scale_offset(head_dim, first) + static_cast<std::size_t>(row)] = std::byte{stored};
-        put_codes(values + first, n, scales.unit(stored), codes + first);
-      }
-      at.put_row(out, row, codes);
-    }
-    return finite;
+    return encode_parts(*this, side, head_dim, x, out);
   }
 
   KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
                               float* x) const noexcept {
-    const TileLayout at = layout(side, head_dim);
-    for (int row = 0; row < kTileRows; ++row) {
-      std::uint8_t codes[kMaxHeadDim];
-      at.get_row(in, row, codes);
-      for (int first = 0; first < head_dim; first += Scales::group) {
-        const int end = head_dim - first < Scales::group ? head_dim : first + Scales::group;
-        const std::byte stored = in[scale_offset(head_dim, first) + static_cast<std::size_t>(row)];
-        const float unit = scales.unit(static_cast<std::uint8_t>(stored));
-        for (int c = first; c < end; ++c) x[row * head_dim + c] = to_f32(e2m1{codes[c]}) * unit;
-      }
-    }
+    decode_parts(*this, side, head_dim, in, x);
   }
 
   KVCODEC_HD void copy_rows(Side side, int head_dim, const std::byte* from, std::byte* to,
@@ -188,6 +196,6 @@ using NvFp4 = Fp4<NvFp4Scales>;
 /// OCP's format.
 using MxFp4 = Fp4<MxFp4Scales>;
 
-static_assert(RowCodec<NvFp4> && RowCodec<MxFp4>);
+static_assert(RowCodec<NvFp4> && RowCodec<MxFp4> && PartedCodec<NvFp4> && PartedCodec<MxFp4>);
 
 }  // namespace kvcodec

@@ -81,37 +81,44 @@ struct Fp8 {
     return {0.97 * mean, in_range ? 1.03 * mean : 1.0};
   }
 
+  KVCODEC_HD constexpr int n_parts(Side, int) const noexcept { return kTileRows; }
+
+  template <class Out>
+  KVCODEC_HD bool encode_part(Side side, int head_dim, const float* x, int row_stride, int row,
+                              Out out) const noexcept {
+    float values[kMaxHeadDim];
+    std::uint8_t codes[kMaxHeadDim];
+    const float limit = per_row ? kRowLimit : kF32Max;
+    const bool finite = load_finite(x + row * row_stride, head_dim, limit, values);
+    float s = scale;
+    if (per_row) {
+      const f16 stored = scale_for(values, head_dim);
+      put_scale(out + scale_offset(head_dim), row, stored.bits);
+      s = to_f32(stored);
+    }
+    for (int c = 0; c < head_dim; ++c) {
+      codes[c] = s > 0.0f ? to_e4m3(values[c] / s).bits : std::uint8_t{0};
+    }
+    layout(side, head_dim).put_row(out, row, codes);
+    return finite;
+  }
+
+  KVCODEC_HD void decode_part(Side side, int head_dim, const std::byte* in, int row, float* x,
+                              int row_stride) const noexcept {
+    std::uint8_t codes[kMaxHeadDim];
+    layout(side, head_dim).get_row(in, row, codes);
+    const float s = per_row ? to_f32(f16{get_scale(in + scale_offset(head_dim), row)}) : scale;
+    for (int c = 0; c < head_dim; ++c) x[row * row_stride + c] = to_f32(e4m3{codes[c]}) * s;
+  }
+
   KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
                               std::byte* out) const noexcept {
-    const TileLayout at = layout(side, head_dim);
-    bool finite = true;
-    for (int row = 0; row < kTileRows; ++row) {
-      float values[kMaxHeadDim];
-      std::uint8_t codes[kMaxHeadDim];
-      finite &= load_finite(x + row * head_dim, head_dim, per_row ? kRowLimit : kF32Max, values);
-      float s = scale;
-      if (per_row) {
-        const f16 stored = scale_for(values, head_dim);
-        put_scale(out + scale_offset(head_dim), row, stored.bits);
-        s = to_f32(stored);
-      }
-      for (int c = 0; c < head_dim; ++c) {
-        codes[c] = s > 0.0f ? to_e4m3(values[c] / s).bits : std::uint8_t{0};
-      }
-      at.put_row(out, row, codes);
-    }
-    return finite;
+    return encode_parts(*this, side, head_dim, x, out);
   }
 
   KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
                               float* x) const noexcept {
-    const TileLayout at = layout(side, head_dim);
-    for (int row = 0; row < kTileRows; ++row) {
-      std::uint8_t codes[kMaxHeadDim];
-      at.get_row(in, row, codes);
-      const float s = per_row ? to_f32(f16{get_scale(in + scale_offset(head_dim), row)}) : scale;
-      for (int c = 0; c < head_dim; ++c) x[row * head_dim + c] = to_f32(e4m3{codes[c]}) * s;
-    }
+    decode_parts(*this, side, head_dim, in, x);
   }
 
   KVCODEC_HD void copy_rows(Side side, int head_dim, const std::byte* from, std::byte* to,
@@ -142,6 +149,6 @@ struct Fp8 {
   }
 };
 
-static_assert(RowCodec<Fp8>);
+static_assert(RowCodec<Fp8> && PartedCodec<Fp8>);
 
 }  // namespace kvcodec

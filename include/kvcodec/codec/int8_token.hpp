@@ -48,40 +48,46 @@ struct Int8Token {
   }
   constexpr LossBounds loss(int) const noexcept { return {2.5e-5, 5.5e-5}; }
 
+  KVCODEC_HD constexpr int n_parts(Side, int) const noexcept { return kTileRows; }
+
+  template <class Out>
+  KVCODEC_HD bool encode_part(Side side, int head_dim, const float* x, int row_stride, int row,
+                              Out out) const noexcept {
+    float values[kMaxHeadDim];
+    std::uint8_t codes[kMaxHeadDim];
+    float largest = 0.0f;
+    const bool finite = load_finite(x + row * row_stride, head_dim, kLimit, values);
+    for (int c = 0; c < head_dim; ++c) {
+      const float a = abs_of(values[c]);
+      largest = a > largest ? a : largest;
+    }
+    const f16 scale = scale_for(largest);
+    const float s = scale.bits != 0 ? to_f32(scale) : kF32Max;
+    for (int c = 0; c < head_dim; ++c) {
+      codes[c] = static_cast<std::uint8_t>(static_cast<unsigned>(code_of(values[c] / s)) & 0xffu);
+    }
+    layout(side, head_dim).put_row(out, row, codes);
+    put_scale(out + scale_offset(head_dim), row, scale.bits);
+    return finite;
+  }
+
+  KVCODEC_HD void decode_part(Side side, int head_dim, const std::byte* in, int row, float* x,
+                              int row_stride) const noexcept {
+    const TileLayout at = layout(side, head_dim);
+    const float s = to_f32(f16{get_scale(in + scale_offset(head_dim), row)});
+    for (int c = 0; c < head_dim; ++c) {
+      x[row * row_stride + c] = static_cast<float>(static_cast<std::int8_t>(at.get(in, row, c))) * s;
+    }
+  }
+
   KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
                               std::byte* out) const noexcept {
-    const TileLayout at = layout(side, head_dim);
-    bool finite = true;
-    for (int row = 0; row < kTileRows; ++row) {
-      float values[kMaxHeadDim];
-      std::uint8_t codes[kMaxHeadDim];
-      float largest = 0.0f;
-      finite &= load_finite(x + row * head_dim, head_dim, kLimit, values);
-      for (int c = 0; c < head_dim; ++c) {
-        const float a = abs_of(values[c]);
-        largest = a > largest ? a : largest;
-      }
-      const f16 scale = scale_for(largest);
-      const float s = scale.bits != 0 ? to_f32(scale) : kF32Max;
-      for (int c = 0; c < head_dim; ++c) {
-        codes[c] = static_cast<std::uint8_t>(static_cast<unsigned>(code_of(values[c] / s)) & 0xffu);
-      }
-      at.put_row(out, row, codes);
-      put_scale(out + scale_offset(head_dim), row, scale.bits);
-    }
-    return finite;
+    return encode_parts(*this, side, head_dim, x, out);
   }
 
   KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
                               float* x) const noexcept {
-    const TileLayout at = layout(side, head_dim);
-    for (int row = 0; row < kTileRows; ++row) {
-      const float s = to_f32(f16{get_scale(in + scale_offset(head_dim), row)});
-      for (int channel = 0; channel < head_dim; ++channel) {
-        const auto code = static_cast<std::int8_t>(at.get(in, row, channel));
-        x[row * head_dim + channel] = static_cast<float>(code) * s;
-      }
-    }
+    decode_parts(*this, side, head_dim, in, x);
   }
 
   KVCODEC_HD void copy_rows(Side side, int head_dim, const std::byte* from, std::byte* to,
@@ -109,6 +115,6 @@ struct Int8Token {
   }
 };
 
-static_assert(RowCodec<Int8Token>);
+static_assert(RowCodec<Int8Token> && PartedCodec<Int8Token>);
 
 }  // namespace kvcodec

@@ -83,26 +83,56 @@ struct Kivi {
     return {0.97 * with_rest, 1.03 * full};
   }
 
+  /// K: 16 channels of one run of tokens, runs in order. V: one token.
+  KVCODEC_HD constexpr int n_parts(Side side, int head_dim) const noexcept {
+    return side == Side::key ? kTileRows / group * (head_dim / kLanes) : kTileRows;
+  }
+
+  template <class Out>
+  KVCODEC_HD bool encode_part(Side side, int head_dim, const float* x, int row_stride, int part,
+                              Out out) const noexcept {
+    if (side == Side::key) {
+      return bits == 2 ? encode_keys<2>(head_dim, x, row_stride, part, own_bytes(out))
+                       : encode_keys<4>(head_dim, x, row_stride, part, own_bytes(out));
+    }
+    x += part * row_stride;
+    return bits == 2 ? value_rows<2>(head_dim).encode_row(x, 0.0f, NoClip{}, part, out)
+                     : value_rows<4>(head_dim).encode_row(x, 0.0f, NoClip{}, part, out);
+  }
+
+  KVCODEC_HD void decode_part(Side side, int head_dim, const std::byte* in, int part, float* x,
+                              int row_stride) const noexcept {
+    if (side == Side::key) {
+      bits == 2 ? decode_keys<2>(head_dim, in, part, x, row_stride)
+                : decode_keys<4>(head_dim, in, part, x, row_stride);
+    } else {
+      x += part * row_stride;
+      bits == 2 ? value_rows<2>(head_dim).decode_row(in, part, x)
+                : value_rows<4>(head_dim).decode_row(in, part, x);
+    }
+  }
+
   KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
                               std::byte* out) const noexcept {
     if (side == Side::key) {
-      return bits == 2 ? encode_keys<2>(head_dim, x, out) : encode_keys<4>(head_dim, x, out);
+      const std::size_t used = zero_offset(Side::key, head_dim, kTileRows - 1, head_dim - 1) + 2;
+      for (std::size_t i = used; i < tile_bytes(head_dim); ++i) out[i] = std::byte{0};
     }
-    const auto no_clip = [](int) { return 1.0f; };
-    return bits == 2 ? value_rows<2>(head_dim).encode(x, 0.0f, no_clip, out)
-                     : value_rows<4>(head_dim).encode(x, 0.0f, no_clip, out);
+    return encode_parts(*this, side, head_dim, x, out);
   }
 
   KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
                               float* x) const noexcept {
-    if (side == Side::key) {
-      bits == 2 ? decode_keys<2>(head_dim, in, x) : decode_keys<4>(head_dim, in, x);
-    } else {
-      bits == 2 ? value_rows<2>(head_dim).decode(in, x) : value_rows<4>(head_dim).decode(in, x);
-    }
+    if (side == Side::key) decode_parts(*this, side, head_dim, in, x);
+    else if (bits == 2) value_rows<2>(head_dim).decode(in, x);
+    else value_rows<4>(head_dim).decode(in, x);
   }
 
  private:
+  struct NoClip {
+    KVCODEC_HD constexpr float operator()(int) const noexcept { return 1.0f; }
+  };
+
   KVCODEC_HD constexpr std::size_t params_offset(int head_dim) const noexcept {
     return TileLayout{Side::key, bits, head_dim}.plane_bytes();
   }
@@ -111,45 +141,53 @@ struct Kivi {
     return {{Side::value, head_dim}, group};
   }
 
+  /// First token of the run, and first channel, of a part of a K tile.
+  KVCODEC_HD constexpr int first_row(int head_dim, int part) const noexcept {
+    return part / (head_dim / kLanes) * group;
+  }
+  KVCODEC_HD static constexpr int first_channel(int head_dim, int part) noexcept {
+    return part % (head_dim / kLanes) * kLanes;
+  }
+
   template <int Bits>
-  KVCODEC_HD bool encode_keys(int head_dim, const float* x, std::byte* out) const noexcept {
+  KVCODEC_HD bool encode_keys(int head_dim, const float* x, int row_stride, int part,
+                              std::byte* out) const noexcept {
     constexpr float kLargest = (1 << Bits) - 1;
-    const AffineCodes<Bits> codes{Side::key, head_dim};
-    bool finite = true;
-    for (int first = 0; first < kTileRows; first += group) {
-      float low[kMaxHeadDim];   // then zeros
-      float high[kMaxHeadDim];  // then divisors
-      finite &= find_ends(head_dim, x + first * head_dim, low, high);
-      for (int c = 0; c < head_dim; ++c) {
-        const AffineGroup made = make_affine_group(Bits, low[c], high[c], 1.0f, 0.0f);
-        memcpy(out + scale_offset(Side::key, head_dim, first, c), &made.scale.bits, 2);
-        memcpy(out + zero_offset(Side::key, head_dim, first, c), &made.zero.bits, 2);
-        low[c] = to_f32(made.zero);
-        high[c] = affine_divisor(made.scale);
-      }
-      for (int row = first; row < first + group; ++row) {
-        std::uint8_t row_codes[kMaxHeadDim];
-        for (int c = 0; c < head_dim; ++c) {
-          const float value = clamp_finite(x[row * head_dim + c], kF16Max);
-          row_codes[c] = static_cast<std::uint8_t>(affine_code(value, high[c], low[c], kLargest));
-        }
-        codes.put_row(out, row, row_codes);
-      }
+    const TileLayout codes{Side::key, Bits, head_dim};
+    const int begin = first_row(head_dim, part);
+    const int channel = first_channel(head_dim, part);
+    x += channel;
+    float low[kLanes];   // then zeros
+    float high[kLanes];  // then divisors
+    const bool finite = find_ends(x + begin * row_stride, row_stride, low, high);
+    for (int i = 0; i < kLanes; ++i) {
+      const AffineGroup made = make_affine_group(Bits, low[i], high[i], 1.0f, 0.0f);
+      memcpy(out + scale_offset(Side::key, head_dim, begin, channel + i), &made.scale.bits, 2);
+      memcpy(out + zero_offset(Side::key, head_dim, begin, channel + i), &made.zero.bits, 2);
+      low[i] = to_f32(made.zero);
+      high[i] = affine_divisor(made.scale);
     }
-    const std::size_t used = zero_offset(Side::key, head_dim, kTileRows - 1, head_dim - 1) + 2;
-    for (std::size_t i = used; i < tile_bytes(head_dim); ++i) out[i] = std::byte{0};
+    for (int row = begin; row < begin + group; ++row) {
+      std::uint8_t row_codes[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        const float value = clamp_finite(x[row * row_stride + i], kF16Max);
+        row_codes[i] = static_cast<std::uint8_t>(affine_code(value, high[i], low[i], kLargest));
+      }
+      codes.put_key_channels(out, row, channel, kLanes, row_codes);
+    }
     return finite;
   }
 
-  /// Smallest and largest value of every channel over `group` rows; whether all were finite.
-  KVCODEC_HD bool find_ends(int head_dim, const float* x, float* low, float* high) const noexcept {
+  /// Smallest and largest value of kLanes channels over `group` rows; whether all were finite.
+  KVCODEC_HD bool find_ends(const float* x, int row_stride, float* low,
+                            float* high) const noexcept {
     bool finite = true;
-    for (int row = 0; row < group; ++row) {
-      for (int c = 0; c < head_dim; ++c) {
-        finite &= is_finite(x[row * head_dim + c]);
-        const float value = clamp_finite(x[row * head_dim + c], kF16Max);
-        low[c] = row == 0 || value < low[c] ? value : low[c];
-        high[c] = row == 0 || value > high[c] ? value : high[c];
+    for (int row = 0; row < group; ++row, x += row_stride) {
+      for (int i = 0; i < kLanes; ++i) {
+        finite &= is_finite(x[i]);
+        const float value = clamp_finite(x[i], kF16Max);
+        low[i] = row == 0 || value < low[i] ? value : low[i];
+        high[i] = row == 0 || value > high[i] ? value : high[i];
       }
     }
     return finite;
@@ -157,22 +195,23 @@ struct Kivi {
 
   // Lanes are tokens of one run, since runs are multiples of 16: one scale and zero for all of them.
   template <int Bits>
-  KVCODEC_HD void decode_keys(int head_dim, const std::byte* in, float* x) const noexcept {
-    const AffineCodes<Bits> codes{Side::key, head_dim};
-    for (int first = 0; first < kTileRows; first += group) {
-      for (int c = 0; c < head_dim; ++c) {
-        f16 stored_scale;
-        f16 stored_zero;
-        memcpy(&stored_scale.bits, in + scale_offset(Side::key, head_dim, first, c), 2);
-        memcpy(&stored_zero.bits, in + zero_offset(Side::key, head_dim, first, c), 2);
-        const float scale = to_f32(stored_scale);
-        const float zero = to_f32(stored_zero);
-        for (int lane = first; lane < first + group; lane += kLanes) {
-          std::uint32_t code[kLanes];
-          codes.get_lanes(in, lane, c, code);
-          for (int i = 0; i < kLanes; ++i) {
-            x[(lane + i) * head_dim + c] = affine_value(code[i], scale, zero);
-          }
+  KVCODEC_HD void decode_keys(int head_dim, const std::byte* in, int part, float* x,
+                              int row_stride) const noexcept {
+    const TileLayout codes{Side::key, Bits, head_dim};
+    const int begin = first_row(head_dim, part);
+    const int channel = first_channel(head_dim, part);
+    for (int c = channel; c < channel + kLanes; ++c) {
+      f16 stored_scale;
+      f16 stored_zero;
+      memcpy(&stored_scale.bits, in + scale_offset(Side::key, head_dim, begin, c), 2);
+      memcpy(&stored_zero.bits, in + zero_offset(Side::key, head_dim, begin, c), 2);
+      const float scale = to_f32(stored_scale);
+      const float zero = to_f32(stored_zero);
+      for (int lane = begin; lane < begin + group; lane += kLanes) {
+        std::uint32_t code[kLanes];
+        codes.get_lanes(in, lane, c, code);
+        for (int i = 0; i < kLanes; ++i) {
+          x[(lane + i) * row_stride + c] = affine_value(code[i], scale, zero);
         }
       }
     }
@@ -193,6 +232,6 @@ inline Kivi Kivi::parse(const std::string& options) {
   return codec;
 }
 
-static_assert(Codec<Kivi> && !RowCodec<Kivi>);
+static_assert(PartedCodec<Kivi> && !RowCodec<Kivi>);
 
 }  // namespace kvcodec

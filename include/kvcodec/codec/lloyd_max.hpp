@@ -76,24 +76,28 @@ struct LloydMax {
   }
   LossBounds loss(int head_dim) const noexcept;
 
+  KVCODEC_HD constexpr int n_parts(Side, int) const noexcept { return kTileRows; }
+
+  template <class Out>
+  KVCODEC_HD bool encode_part(Side side, int head_dim, const float* x, int row_stride, int row,
+                              Out out) const noexcept {
+    return encode_row(lloyd_max_table(bits, head_dim), side, head_dim, x + row * row_stride, row,
+                      out);
+  }
+
+  KVCODEC_HD void decode_part(Side side, int head_dim, const std::byte* in, int row, float* x,
+                              int row_stride) const noexcept {
+    decode_row(lloyd_max_table(bits, head_dim), side, head_dim, in, row, x + row * row_stride);
+  }
+
+  // The parts one after the other, with one table for all of them.
   KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
                               std::byte* out) const noexcept {
     const LloydMaxTable table = lloyd_max_table(bits, head_dim);
-    const CodePlanes at = planes(side, head_dim);
-    at.clear_padding(out);
+    planes(side, head_dim).clear_padding(out);
     bool finite = true;
     for (int row = 0; row < kTileRows; ++row) {
-      float values[kMaxHeadDim];
-      std::uint8_t codes[kMaxHeadDim];
-      finite &= load_finite(x + row * head_dim, head_dim, kF16Max, values);
-      put_codes(table, head_dim, values, codes);
-      const float scale = scale_for(rule, table, head_dim, values, codes);
-      const f16 stored = to_f16(clamp_finite(scale, kF16Max));
-      if (stored.bits == 0) {
-        for (int c = 0; c < head_dim; ++c) codes[c] = static_cast<std::uint8_t>(1 << (bits - 1));
-      }
-      at.put_row(out, row, codes);
-      put_scale(out + scale_offset(head_dim), row, stored.bits);
+      finite &= encode_row(table, side, head_dim, x + row * head_dim, row, out);
     }
     return finite;
   }
@@ -101,12 +105,8 @@ struct LloydMax {
   KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
                               float* x) const noexcept {
     const LloydMaxTable table = lloyd_max_table(bits, head_dim);
-    const CodePlanes at = planes(side, head_dim);
     for (int row = 0; row < kTileRows; ++row) {
-      std::uint8_t codes[kMaxHeadDim];
-      at.get_row(in, row, codes);
-      const float scale = to_f32(f16{get_scale(in + scale_offset(head_dim), row)});
-      for (int c = 0; c < head_dim; ++c) x[row * head_dim + c] = scale * table.level[codes[c]];
+      decode_row(table, side, head_dim, in, row, x + row * head_dim);
     }
   }
 
@@ -165,6 +165,33 @@ struct LloydMax {
       default: return static_cast<float>(xl / ll);
     }
   }
+
+ private:
+  /// x [head_dim]: row `row` of the tile.
+  template <class Out>
+  KVCODEC_HD bool encode_row(const LloydMaxTable& table, Side side, int head_dim, const float* x,
+                             int row, Out out) const noexcept {
+    float values[kMaxHeadDim];
+    std::uint8_t codes[kMaxHeadDim];
+    const bool finite = load_finite(x, head_dim, kF16Max, values);
+    put_codes(table, head_dim, values, codes);
+    const float scale = scale_for(rule, table, head_dim, values, codes);
+    const f16 stored = to_f16(clamp_finite(scale, kF16Max));
+    if (stored.bits == 0) {
+      for (int c = 0; c < head_dim; ++c) codes[c] = static_cast<std::uint8_t>(1 << (bits - 1));
+    }
+    planes(side, head_dim).put_row(out, row, codes);
+    put_scale(out + scale_offset(head_dim), row, stored.bits);
+    return finite;
+  }
+
+  KVCODEC_HD void decode_row(const LloydMaxTable& table, Side side, int head_dim,
+                             const std::byte* in, int row, float* x) const noexcept {
+    std::uint8_t codes[kMaxHeadDim];
+    planes(side, head_dim).get_row(in, row, codes);
+    const float scale = to_f32(f16{get_scale(in + scale_offset(head_dim), row)});
+    for (int c = 0; c < head_dim; ++c) x[c] = scale * table.level[codes[c]];
+  }
 };
 
 inline LloydMax LloydMax::parse(const std::string& options) {
@@ -207,6 +234,6 @@ inline LossBounds LloydMax::loss(int head_dim) const noexcept {
   return {0.97 * mean, 1.03 * mean};
 }
 
-static_assert(RowCodec<LloydMax>);
+static_assert(RowCodec<LloydMax> && PartedCodec<LloydMax>);
 
 }  // namespace kvcodec

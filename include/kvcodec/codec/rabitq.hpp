@@ -78,35 +78,42 @@ struct RaBitQ {
   }
   constexpr LossBounds loss(int head_dim) const noexcept;
 
+  KVCODEC_HD constexpr int n_parts(Side, int) const noexcept { return kTileRows; }
+
+  template <class Out>
+  KVCODEC_HD bool encode_part(Side side, int head_dim, const float* x, int row_stride, int row,
+                              Out out) const noexcept {
+    const CodePlanes at = planes(side, head_dim);
+    float values[kMaxHeadDim];
+    std::uint8_t codes[kMaxHeadDim];
+    const bool finite = load_finite(x + row * row_stride, head_dim, kF16Max, values);
+    put_codes(head_dim, values, codes);
+    const f16 stored = to_f16(clamp_finite(factor_for(bits, head_dim, values, codes), kF16Max));
+    if (stored.bits == 0) {
+      for (int c = 0; c < head_dim; ++c) codes[c] = static_cast<std::uint8_t>(1 << (bits - 1));
+    }
+    at.put_row(out, row, codes);
+    put_scale(out + scale_offset(head_dim), row, stored.bits);
+    return finite;
+  }
+
+  KVCODEC_HD void decode_part(Side side, int head_dim, const std::byte* in, int row, float* x,
+                              int row_stride) const noexcept {
+    std::uint8_t codes[kMaxHeadDim];
+    planes(side, head_dim).get_row(in, row, codes);
+    const float factor = to_f32(f16{get_scale(in + scale_offset(head_dim), row)});
+    for (int c = 0; c < head_dim; ++c) x[row * row_stride + c] = factor * grid(bits, codes[c]);
+  }
+
   KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
                               std::byte* out) const noexcept {
-    const CodePlanes at = planes(side, head_dim);
-    at.clear_padding(out);
-    bool finite = true;
-    for (int row = 0; row < kTileRows; ++row) {
-      float values[kMaxHeadDim];
-      std::uint8_t codes[kMaxHeadDim];
-      finite &= load_finite(x + row * head_dim, head_dim, kF16Max, values);
-      put_codes(head_dim, values, codes);
-      const f16 stored = to_f16(clamp_finite(factor_for(bits, head_dim, values, codes), kF16Max));
-      if (stored.bits == 0) {
-        for (int c = 0; c < head_dim; ++c) codes[c] = static_cast<std::uint8_t>(1 << (bits - 1));
-      }
-      at.put_row(out, row, codes);
-      put_scale(out + scale_offset(head_dim), row, stored.bits);
-    }
-    return finite;
+    planes(side, head_dim).clear_padding(out);
+    return encode_parts(*this, side, head_dim, x, out);
   }
 
   KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
                               float* x) const noexcept {
-    const CodePlanes at = planes(side, head_dim);
-    for (int row = 0; row < kTileRows; ++row) {
-      std::uint8_t codes[kMaxHeadDim];
-      at.get_row(in, row, codes);
-      const float factor = to_f32(f16{get_scale(in + scale_offset(head_dim), row)});
-      for (int c = 0; c < head_dim; ++c) x[row * head_dim + c] = factor * grid(bits, codes[c]);
-    }
+    decode_parts(*this, side, head_dim, in, x);
   }
 
   KVCODEC_HD void copy_rows(Side side, int head_dim, const std::byte* from, std::byte* to,
@@ -276,6 +283,6 @@ constexpr LossBounds RaBitQ::loss(int head_dim) const noexcept {
   return {0.97 * mean, 1.03 * mean};
 }
 
-static_assert(RowCodec<RaBitQ>);
+static_assert(RowCodec<RaBitQ> && PartedCodec<RaBitQ>);
 
 }  // namespace kvcodec

@@ -49,30 +49,36 @@ struct RawCodec {
     return {1.3e-6, 3.8e-6};
   }
 
+  KVCODEC_HD constexpr int n_parts(Side, int) const noexcept { return kTileRows; }
+
+  template <class Out>
+  KVCODEC_HD bool encode_part(Side side, int head_dim, const float* x, int row_stride, int row,
+                              Out out) const noexcept {
+    x += row * row_stride;
+    bool finite = true;
+    std::uint32_t codes[kMaxHeadDim];
+    for (int c = 0; c < head_dim; ++c) {
+      finite &= is_finite(x[c]);
+      codes[c] = to_code(clamp_finite(x[c], dtype_max(dtype_of<T>)));
+    }
+    layout(side, head_dim).put_row(out, row, codes);
+    return finite;
+  }
+
+  KVCODEC_HD void decode_part(Side side, int head_dim, const std::byte* in, int row, float* x,
+                              int row_stride) const noexcept {
+    const TileLayout at = layout(side, head_dim);
+    for (int c = 0; c < head_dim; ++c) x[row * row_stride + c] = from_code(at.get(in, row, c));
+  }
+
   KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
                               std::byte* out) const noexcept {
-    const TileLayout at = layout(side, head_dim);
-    bool finite = true;
-    for (int row = 0; row < kTileRows; ++row) {
-      std::uint32_t codes[kMaxHeadDim];
-      for (int c = 0; c < head_dim; ++c) {
-        const float value = x[row * head_dim + c];
-        finite &= is_finite(value);
-        codes[c] = to_code(clamp_finite(value, dtype_max(dtype_of<T>)));
-      }
-      at.put_row(out, row, codes);
-    }
-    return finite;
+    return encode_parts(*this, side, head_dim, x, out);
   }
 
   KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
                               float* x) const noexcept {
-    const TileLayout at = layout(side, head_dim);
-    for (int row = 0; row < kTileRows; ++row) {
-      for (int channel = 0; channel < head_dim; ++channel) {
-        x[row * head_dim + channel] = from_code(at.get(in, row, channel));
-      }
-    }
+    decode_parts(*this, side, head_dim, in, x);
   }
 
   KVCODEC_HD void copy_rows(Side side, int head_dim, const std::byte* from, std::byte* to,
@@ -98,6 +104,6 @@ using RawF32 = RawCodec<float>;
 using RawF16 = RawCodec<f16>;
 using RawBf16 = RawCodec<bf16>;
 
-static_assert(RowCodec<RawF32> && RowCodec<RawF16> && RowCodec<RawBf16>);
+static_assert(RowCodec<RawF32> && RowCodec<RawF16> && RowCodec<RawBf16> && PartedCodec<RawF32> && PartedCodec<RawF16> && PartedCodec<RawBf16>);
 
 }  // namespace kvcodec

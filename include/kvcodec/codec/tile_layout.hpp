@@ -24,6 +24,7 @@
 // word of every key is then half empty (zero bits), and V planes are as long as K planes.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -37,6 +38,27 @@ enum class Side : std::uint8_t { key, value };
 
 /// "k" or "v"; static storage.
 constexpr const char* to_string(Side s) noexcept { return s == Side::key ? "k" : "v"; }
+
+/// A tile of zero bytes that several threads fill at once, each with parts of its own; what encode_part
+/// of a PartedCodec writes to on a device.
+///
+///   w + n                       the same from byte n on
+///   w.data                      its bytes; a thread may write those that no other part writes
+///   w.set_bits(word, bits)      sets bits of a 32-bit word, counted from w on a 4-byte boundary, while
+///                               other threads set others of the same word
+template <class W>
+concept TileWriter = requires(const W w, std::size_t n, std::uint32_t bits) {
+  { w + n } -> std::same_as<W>;
+  { w.data } -> std::convertible_to<std::byte*>;
+  w.set_bits(n, bits);
+};
+
+/// The bytes at `out`, a pointer or a TileWriter, that belong to the caller's part alone.
+KVCODEC_HD constexpr std::byte* own_bytes(std::byte* out) noexcept { return out; }
+template <TileWriter W>
+KVCODEC_HD constexpr std::byte* own_bytes(const W& out) noexcept {
+  return out.data;
+}
 
 /// Layout of the plane of codes of one head: kTileRows x head_dim values of `bits` bits.
 struct TileLayout {
@@ -113,54 +135,120 @@ struct TileLayout {
   /// Writes the codes of a whole row, codes[head_dim]; the same bytes as put() of each.
   template <class Code>
   KVCODEC_HD void put_row(std::byte* plane, int row, const Code* codes) const noexcept {
-    if (side == Side::value) {
-      const Place first = place(row, 0);
-      const std::size_t group = static_cast<std::size_t>(kTileRows / per_word()) * kLanes;
-      const std::uint32_t mask = (bits == 32 ? 0xffffffffu : (1u << bits) - 1u) << first.shift;
-      for (int c = 0; c < head_dim; ++c) {
-        std::byte* at = plane + 4 * (first.word + static_cast<std::size_t>(c / kLanes) * group +
-                                     static_cast<std::size_t>(c % kLanes));
-        std::uint32_t word;
-        memcpy(&word, at, 4);
-        word = (word & ~mask) | (static_cast<std::uint32_t>(codes[c]) << first.shift);
-        memcpy(at, &word, 4);
-      }
+    if (side == Side::key) {
+      put_key_channels(plane, row, 0, head_dim, codes);
       return;
     }
-    const int n = per_word();
-    std::byte* at = plane + 4 * place(row, 0).word;
-    for (int c = 0; c < head_dim; c += n, at += 4 * kLanes) {
-      std::uint32_t word = 0;
-      for (int e = 0; e < n && c + e < head_dim; ++e) {
-        word |= static_cast<std::uint32_t>(codes[c + e]) << place(row, c + e).shift;
+    const Place first = place(row, 0);
+    const std::uint32_t mask = (bits == 32 ? 0xffffffffu : (1u << bits) - 1u) << first.shift;
+    for (int c = 0; c < head_dim; c += kLanes) {
+      std::byte* at = plane + 4 * (first.word + value_line(c));
+      std::uint32_t words[kLanes];
+      memcpy(words, at, sizeof words);
+      for (int i = 0; i < kLanes; ++i) {
+        words[i] = (words[i] & ~mask) | (static_cast<std::uint32_t>(codes[c + i]) << first.shift);
       }
-      memcpy(at, &word, 4);
+      memcpy(at, words, sizeof words);
     }
+  }
+
+  /// The same into a tile that other threads write other rows of.
+  template <TileWriter W, class Code>
+  KVCODEC_HD void put_row(const W& plane, int row, const Code* codes) const noexcept {
+    if (side == Side::key) {  // a word holds channels of one token
+      put_key_channels(own_bytes(plane), row, 0, head_dim, codes);
+      return;
+    }
+    const Place first = place(row, 0);
+    for (int c = 0; c < head_dim; ++c) {
+      plane.set_bits(first.word + value_line(c) + static_cast<std::size_t>(c % kLanes),
+                     static_cast<std::uint32_t>(codes[c]) << first.shift);
+    }
+  }
+
+  /// Writes codes[n] of channels first..first + n - 1 of a row of a K tile; `first` must be a multiple
+  /// of per_word(), and so must n unless the channels end there.
+  template <class Code>
+  KVCODEC_HD void put_key_channels(std::byte* plane, int row, int first, int n,
+                                   const Code* codes) const noexcept {
+    std::byte* at = plane + 4 * place(row, first).word;
+    with_bits([&]<int kBits>() { put_words<kBits>(at, n, codes); });
   }
 
   /// Reads the codes of a whole row, codes[head_dim]: the same values as get() of each.
   template <class Code>
   KVCODEC_HD void get_row(const std::byte* plane, int row, Code* codes) const noexcept {
-    const std::uint32_t mask = bits == 32 ? 0xffffffffu : (1u << bits) - 1u;
-    if (side == Side::value) {
-      const Place first = place(row, 0);
-      const std::size_t group = static_cast<std::size_t>(kTileRows / per_word()) * kLanes;
-      for (int c = 0; c < head_dim; ++c) {
-        const std::size_t lane =
-            static_cast<std::size_t>(c / kLanes) * group + static_cast<std::size_t>(c % kLanes);
-        std::uint32_t word;
-        memcpy(&word, plane + 4 * (first.word + lane), 4);
-        codes[c] = static_cast<Code>((word >> first.shift) & mask);
-      }
+    const Place first = place(row, 0);
+    const std::byte* at = plane + 4 * first.word;
+    if (side == Side::key) {
+      with_bits([&]<int kBits>() { get_words<kBits>(at, head_dim, codes); });
       return;
     }
-    const int n = per_word();
-    const std::byte* at = plane + 4 * place(row, 0).word;
-    for (int c = 0; c < head_dim; c += n, at += 4 * kLanes) {
+    const std::uint32_t mask = bits == 32 ? 0xffffffffu : (1u << bits) - 1u;
+    for (int c = 0; c < head_dim; c += kLanes) {
+      std::uint32_t words[kLanes];
+      memcpy(words, at + 4 * value_line(c), sizeof words);
+      for (int i = 0; i < kLanes; ++i) {
+        codes[c + i] = static_cast<Code>((words[i] >> first.shift) & mask);
+      }
+    }
+  }
+
+ private:
+  /// Words from the line of channel 0 to that of `channel` at the same token of a V tile.
+  KVCODEC_HD constexpr std::size_t value_line(int channel) const noexcept {
+    return static_cast<std::size_t>(channel / kLanes * (kTileRows / per_word()) * kLanes);
+  }
+
+  /// fn<bits>(): loops over the codes of a word want their width as a constant.
+  template <class F>
+  KVCODEC_HD void with_bits(const F& fn) const noexcept {
+    switch (bits) {
+      case 1: fn.template operator()<1>(); break;
+      case 2: fn.template operator()<2>(); break;
+      case 4: fn.template operator()<4>(); break;
+      case 8: fn.template operator()<8>(); break;
+      case 16: fn.template operator()<16>(); break;
+      default: fn.template operator()<32>();
+    }
+  }
+
+  /// Shift of element e of a word.
+  template <int kBits>
+  KVCODEC_HD static constexpr int shift_of(int e) noexcept {
+    return kBits >= 16 ? e * kBits % 32 : (e % 4) * 8 + (e / 4) * kBits;
+  }
+
+  /// Words of one key, the first at `at`, each in a line of its own.
+  template <int kBits, class Code>
+  KVCODEC_HD static void put_words(std::byte* at, int n, const Code* codes) noexcept {
+    constexpr int kStep = 32 / kBits;
+    int c = 0;
+    for (; c + kStep <= n; c += kStep, at += 4 * kLanes) {
+      std::uint32_t word = 0;
+      for (int e = 0; e < kStep; ++e) {
+        word |= static_cast<std::uint32_t>(codes[c + e]) << shift_of<kBits>(e);
+      }
+      memcpy(at, &word, 4);
+    }
+    if (c == n) return;
+    std::uint32_t word = 0;
+    for (int e = 0; c + e < n; ++e) {
+      word |= static_cast<std::uint32_t>(codes[c + e]) << shift_of<kBits>(e);
+    }
+    memcpy(at, &word, 4);
+  }
+
+  template <int kBits, class Code>
+  KVCODEC_HD static void get_words(const std::byte* at, int n, Code* codes) noexcept {
+    constexpr int kStep = 32 / kBits;
+    constexpr std::uint32_t kMask = kBits == 32 ? 0xffffffffu : (1u << (kBits % 32)) - 1u;
+    for (int c = 0; c < n; c += kStep, at += 4 * kLanes) {
       std::uint32_t word;
       memcpy(&word, at, 4);
-      for (int e = 0; e < n && c + e < head_dim; ++e) {
-        codes[c + e] = static_cast<Code>((word >> place(row, c + e).shift) & mask);
+      const int end = n - c < kStep ? n - c : kStep;
+      for (int e = 0; e < end; ++e) {
+        codes[c + e] = static_cast<Code>((word >> shift_of<kBits>(e)) & kMask);
       }
     }
   }
@@ -189,6 +277,10 @@ KVCODEC_HD inline std::uint16_t get_scale(const std::byte* plane, int row) noexc
 /// Writes the scale of one row.
 KVCODEC_HD inline void put_scale(std::byte* plane, int row, std::uint16_t bits) noexcept {
   memcpy(plane + 2 * row, &bits, 2);
+}
+template <TileWriter W>
+KVCODEC_HD void put_scale(const W& plane, int row, std::uint16_t bits) noexcept {
+  put_scale(own_bytes(plane), row, bits);
 }
 
 }  // namespace kvcodec

@@ -39,10 +39,15 @@ class corrupt_data : public error {
   using error::error;
 };
 
-/// A call into the CUDA runtime failed; the message names the call, the code and its text.
+/// A call of the CUDA runtime failed. The message names the call, the code and its text.
 class cuda_error : public error {
  public:
-  using error::error;
+  cuda_error(const std::string& what, int code) : error(what), code_(code) {}
+  /// The cudaError_t.
+  int code() const noexcept { return code_; }
+
+ private:
+  int code_;
 };
 
 /// Result of a call that does not throw.

@@ -11,14 +11,10 @@
 #include <string>
 
 #include "kvcodec/attend/attend.hpp"
+#include "kvcodec/cuda/device.hpp"
 #include "kvcodec/page/kv_view.hpp"
 
-struct CUstream_st;
-
 namespace kvcodec::cuda {
-
-/// A CUDA stream: the type that cudaStream_t names.
-using Stream = CUstream_st*;
 
 /// The largest sizes that a launch must serve. Lengths live on the device, where they may change
 /// between replays of a captured graph; these are what grid and workspace are made for.

@@ -36,6 +36,15 @@ struct RopeView {
   /// False for a view of nothing.
   KVCODEC_HD explicit operator bool() const noexcept { return fine != nullptr; }
 
+  /// fn(pointer, n) for both tables, pointers by reference; nothing for a view of nothing.
+  template <class F>
+  void each_table(F&& fn) {
+    if (fine == nullptr) return;
+    const auto row = static_cast<std::size_t>(2 * half);
+    fn(fine, row * kFine);
+    fn(coarse, row * static_cast<std::size_t>((n_positions - 1) / kFine + 1));
+  }
+
   /// x [2 * half] <- x as it is at position `pos`. Positions outside 0..n_positions-1 are taken for
   /// the nearest one: nothing outside the tables is read.
   KVCODEC_HD void rotate(std::int32_t pos, float* x) const noexcept { turn(pos, 1.0f, x); }

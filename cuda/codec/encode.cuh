@@ -1,0 +1,188 @@
+// Encoding on the device: one CTA makes one tile. Its threads load the rows into shared memory, one
+// thread transforms a row, one thread encodes a part into a zeroed tile, all of them store the tile.
+//
+// Compile with --fmad=false: the bytes must be those of the CPU.
+#pragma once
+
+#include "cuda/codec/atomic_tile.cuh"
+#include "cuda/codec/packed_chain.cuh"
+#include "cuda/codec/tile_memory.cuh"
+#include "cuda/core/device.cuh"
+#include "kvcodec/codec/codec.hpp"
+#include "kvcodec/core/arith.hpp"
+#include "kvcodec/core/rows.hpp"
+#include "kvcodec/page/page_format.hpp"
+
+namespace kvcodec::cuda {
+
+/// Where rows of one side come from and what happens to them before the codec. Device pointers.
+struct EncodeSource {
+  AnyRows rows;
+  /// Whether rows are clamped, transformed, rounded and centered; else they go to the codec as they are.
+  bool prepares = false;
+  PackedChain transform;
+  DType raw_dtype = DType::f32;
+  const float* center = nullptr;  ///< [n_seq, n_kv_heads, head_dim] or null
+};
+
+/// Where tiles go: side by side, or into pages.
+struct EncodeTarget {
+  std::byte* tiles = nullptr;  ///< [grid.x, tile_bytes]; null: into pages
+
+  PageFormat format;
+  std::byte* pages = nullptr;
+  std::int64_t page_stride = 0;
+  const std::int64_t* indptr = nullptr;
+  const std::int32_t* indices = nullptr;
+  const std::int64_t* row_indptr = nullptr;  ///< [n_seq + 1]
+  const std::int64_t* n_encoded = nullptr;   ///< [n_seq] or null
+  std::int32_t n_kv_heads = 0;
+  std::int32_t max_tiles = 0;  ///< per sequence
+  /// [grid.x] for tiles side by side, [n_seq] for pages; or null
+  std::uint32_t* flags = nullptr;
+};
+
+/// Arguments of one launch: one side, or both with codecs of one type.
+template <Codec C>
+struct EncodeJob {
+  C codec[2];
+  Side side[2];
+  EncodeSource source[2];
+  EncodeTarget target;
+  int head_dim;
+};
+
+/// One tile of a job: its first row and head, its bytes, its flag.
+struct EncodePlace {
+  std::int64_t token = 0;
+  std::int32_t seq = 0;
+  std::int32_t head = 0;
+  std::byte* tile = nullptr;  ///< null: no such tile
+  std::uint32_t* flag = nullptr;
+};
+
+/// The tile of the CTA, for a codec whose tiles span `span` heads.
+__device__ inline EncodePlace find_place(const EncodeTarget& to, Side side, int span,
+                                         std::size_t tile_bytes) {
+  const auto cta = static_cast<std::int64_t>(blockIdx.x);
+  EncodePlace p;
+  if (to.tiles != nullptr) {
+    p.token = cta * kTileRows;
+    p.tile = to.tiles + static_cast<std::size_t>(cta) * tile_bytes;
+    p.flag = to.flags == nullptr ? nullptr : to.flags + cta;
+    return p;
+  }
+  const std::int64_t row = cta % to.max_tiles * kTileRows;
+  const std::int64_t unit = cta / to.max_tiles;  // one KV head of one sequence
+  p.seq = static_cast<std::int32_t>(unit / to.n_kv_heads);
+  p.head = static_cast<std::int32_t>(unit % to.n_kv_heads);
+  const std::int64_t first = to.row_indptr[p.seq];
+  // The first head of a tile makes it for all of them.
+  if (p.head % span != 0 || first + row >= to.row_indptr[p.seq + 1]) return p;
+  p.token = first + row;
+  const std::int64_t encoded = (to.n_encoded == nullptr ? 0 : to.n_encoded[p.seq]) + row;
+  const std::int64_t stream =
+      (static_cast<std::int64_t>(p.seq) * to.n_kv_heads + p.head) / to.format.span;
+  const std::int32_t page = to.indices[to.indptr[stream] + encoded / to.format.page_size];
+  std::byte* bytes = to.pages + page * to.page_stride;
+  const int strip = static_cast<int>(encoded % to.format.page_size) / kTileRows;
+  const int head = p.head % to.format.span;
+  p.tile = side == Side::key ? to.format.k_tile(bytes, strip, head).tile
+                             : to.format.v_tile(bytes, strip, head).tile;
+  p.flag = to.flags == nullptr ? nullptr : to.flags + p.seq;
+  return p;
+}
+
+/// x [kTileRows, memory.row_stride] <- rows, by all threads. With a limit above 0, values are clamped
+/// to it; returns whether any value of this thread was.
+__device__ inline bool load_rows(const AnyRows& rows, const EncodePlace& at, int head_dim,
+                                 const TileMemory& memory, float limit, float* x) {
+  bool clamped = false;
+  for (int i = static_cast<int>(threadIdx.x); i < kTileRows * memory.width; i += kTileThreads) {
+    const int row = i / memory.width;
+    const int channel = i - row * memory.width;
+    const int head = channel / head_dim;
+    const std::int64_t from = (at.token + row) * rows.token_stride +
+                              (at.head + head) * rows.head_stride + channel - head * head_dim;
+    float value = load_value(rows.dtype, rows.data, from);
+    if (limit > 0.0f) {
+      clamped |= !(abs_of(value) <= limit);
+      value = clamp_finite(value, limit);
+    }
+    x[row * memory.row_stride + channel] = value;
+  }
+  return clamped;
+}
+
+/// x [head_dim]: one row of one head, made what a Cache hands to its codec. Returns whether a value had
+/// to be clamped to the raw type.
+__device__ inline bool prepare_row(const EncodeSource& source, int head_dim, int kv_head,
+                                   const float* center, float* x) {
+  forward(source.transform, head_dim, kv_head, x);
+  const float limit = dtype_max(source.raw_dtype);
+  bool clamped = false;
+  for (int c = 0; c < head_dim; ++c) {
+    clamped |= !(abs_of(x[c]) <= limit);
+    float value = clamp_finite(x[c], limit);
+    if (source.raw_dtype == DType::f16) value = to_f32(to_f16(value));
+    if (source.raw_dtype == DType::bf16) value = to_f32(to_bf16(value));
+    x[c] = center == nullptr ? value : value - center[c];
+  }
+  return clamped;
+}
+
+/// tile <- x by all threads; false if a value that this thread read was not finite.
+template <Codec C>
+__device__ bool encode_by_cta(const C& codec, Side side, int head_dim, const float* x,
+                              int row_stride, std::byte* tile) {
+  bool finite = true;
+  if constexpr (PartedCodec<C>) {
+    const int n = codec.n_parts(side, head_dim);
+    for (int part = static_cast<int>(threadIdx.x); part < n; part += kTileThreads) {
+      finite &= codec.encode_part(side, head_dim, x, row_stride, part, AtomicTile{tile});
+    }
+  } else if (threadIdx.x == 0) {
+    finite = codec.encode_tile(side, head_dim, x, tile);
+  }
+  return finite;
+}
+
+/// Grid: tiles side by side, or [n_seq, n_kv_heads, max_tiles], times sides in z.
+template <Codec C>
+__global__ void __launch_bounds__(kTileThreads) encode_kernel(const __grid_constant__
+                                                              EncodeJob<C> job) {
+  const C& codec = job.codec[blockIdx.z];
+  const Side side = job.side[blockIdx.z];
+  const EncodeSource& source = job.source[blockIdx.z];
+  const int head_dim = job.head_dim;
+  const TileMemory memory = plan_tile(codec, head_dim);
+  const int span = memory.width / head_dim;
+  const EncodePlace at = find_place(job.target, side, span, memory.tile_bytes);
+  if (at.tile == nullptr) return;
+
+  float* x = memory.values();
+  std::byte* tile = memory.tile(at.tile);
+  for (std::size_t i = threadIdx.x; i < memory.tile_bytes / sizeof(uint4); i += kTileThreads) {
+    reinterpret_cast<uint4*>(tile)[i] = uint4{0, 0, 0, 0};
+  }
+  const float limit = source.prepares ? dtype_max(source.raw_dtype) : 0.0f;
+  bool bad = load_rows(source.rows, at, head_dim, memory, limit, x);
+  __syncthreads();
+  if (source.prepares) {
+    for (int i = static_cast<int>(threadIdx.x); i < kTileRows * span; i += kTileThreads) {
+      const int head = i / kTileRows;
+      const std::int64_t of_head =
+          (static_cast<std::int64_t>(at.seq) * job.target.n_kv_heads + at.head + head) * head_dim;
+      const float* center = source.center == nullptr ? nullptr : source.center + of_head;
+      bad |= prepare_row(source, head_dim, at.head + head, center,
+                         x + i % kTileRows * memory.row_stride + head * head_dim);
+    }
+    __syncthreads();
+  }
+  bad |= !encode_by_cta(codec, side, head_dim, x, memory.row_stride, tile);
+  __syncthreads();
+  if (memory.tile_fits) copy_by_cta(at.tile, tile, memory.tile_bytes);
+  if (bad && at.flag != nullptr) atomicOr(at.flag, 1u);
+}
+
+}  // namespace kvcodec::cuda
