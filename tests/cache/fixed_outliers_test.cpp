@@ -155,7 +155,8 @@ TEST(FixedOutliers, AForkKeepsThem) {
     const SeqId sibling = cache.fork(parent);
     // Their last page, which may hold the first tile, is copied when they write to it.
     fill(cache, child, others, 250, 400, 150);
-    // The parent starts over, on the pages it got back.
+    fill(cache, sibling, others, 250, 400, 50);
+    // The parent starts over, on the pages that nobody else uses.
     if (cache.truncate(parent, 0) == Status::ok) {
       fill(cache, parent, others, 0, 300, 300);
       EXPECT_NE(only_set(cache, parent, 0), set);
@@ -165,7 +166,7 @@ TEST(FixedOutliers, AForkKeepsThem) {
     fill(cache, next, others, 0, 300, 300);
     EXPECT_NE(only_set(cache, next, 0), set);
     fill(cache, child, others, 400, kTokens, 100);
-    fill(cache, sibling, others, 250, kTokens, 50);
+    fill(cache, sibling, others, 400, kTokens, 50);
     Cache alone = make(plan);
     fill(alone, alone.open(), tokens, 0, 250, 250);
     fill(alone, 0, others, 250, kTokens, kTokens);

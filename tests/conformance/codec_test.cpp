@@ -151,8 +151,8 @@ TEST_P(CodecLaws, TilesHandOnWhatTheFirstOneFixed) {
     const auto after = [&](const std::byte* first_tile, const std::vector<float>& x,
                            bool finite = true, std::byte garbage = std::byte{0xff}) {
       test::Guarded<> out(s.bytes(), garbage);
-      EXPECT_EQ(
-          s.codec.encode_tile_after(s.side, s.head_dim, first_tile, x.data(), out.data()), finite);
+      EXPECT_EQ(s.codec.encode_tile_after(s.side, s.head_dim, first_tile, x.data(), out.data()),
+                finite);
       EXPECT_TRUE(out.intact());
       return out.copy();
     };
