@@ -64,10 +64,12 @@ struct Error {
 };
 
 /// Over kDraws projections, for queries near the rows of a tile. The mean is of a query and its row,
-/// where a bias shows, and a draw is that over all rows, which share S; the square is of all pairs.
+/// where a bias shows, and a draw is that over a tile, whose rows share S; the square is of all pairs.
 /// Scores are c times the codec's.
 Error error_of(const std::string& options, Taken taken, double c = 1.0) {
-  constexpr int kDraws = 80;
+  constexpr int kDraws = 60;
+  constexpr int kStep = 4;  // every fourth row has a query
+  constexpr int kQueries = kTileRows / kStep;
   double sum = 0.0;
   double sum2 = 0.0;
   double square = 0.0;
@@ -78,7 +80,7 @@ Error error_of(const std::string& options, Taken taken, double c = 1.0) {
     const std::vector<float> noise = test::gauss_rows(kTileRows, kDim, 999 + seed);
     std::vector<float> prepared(static_cast<std::size_t>(codec.query_width(kDim)));
     double mean = 0.0;
-    for (int query = 0; query < kTileRows; ++query) {
+    for (int query = 0; query < kTileRows; query += kStep) {
       std::vector<float> q(x.begin() + query * kDim, x.begin() + (query + 1) * kDim);
       for (int i = 0; i < kDim; ++i) {
         q[static_cast<std::size_t>(i)] += noise[static_cast<std::size_t>(query * kDim + i)];
@@ -91,8 +93,8 @@ Error error_of(const std::string& options, Taken taken, double c = 1.0) {
         const double truth = dot(q.data(), k);
         const double size = std::sqrt(dot(q.data(), q.data()) * dot(k, k));
         const double e = (c * static_cast<double>(scores[row]) - truth) / size;
-        if (row == query) mean += e / kTileRows;
-        square += e * e * kDim / (kTileRows * kTileRows * kDraws);
+        if (row == query) mean += e / kQueries;
+        square += e * e * kDim / (kQueries * kTileRows * kDraws);
       }
     }
     sum += mean;
@@ -151,7 +153,7 @@ TEST(QjlFixed, KeepsTheMeanAndTheErrorOfTheOptionTile) {
     std::printf("%-5s squared error: tile %.4f, fixed %.4f, another head's channels %.4f\n", kind,
                 tile.square, fixed.square, wrong.square);
     EXPECT_NE(fixed.square, tile.square) << "all tiles chose the same channels";
-    EXPECT_LE(fixed.square, 1.02 * tile.square) << kind;
+    EXPECT_LE(fixed.square, 1.04 * tile.square) << kind;
     EXPECT_GE(wrong.square, 1.4 * tile.square) << kind;
     EXPECT_LT(std::abs(fixed.bias_in_errors), 4.0) << kind;
     EXPECT_LT(std::abs(wrong.bias_in_errors), 4.0) << kind;
