@@ -1,5 +1,6 @@
-// What a codec fixes once per sequence and head (ContinuingCodec): every tile has it from the first one,
-// however the rows came, after truncations and forks, with policies, on both sides and over several heads.
+// What a codec fixes once per sequence and head (ContinuingCodec): every tile has it from the first
+// one, however the rows came, after truncations and forks, with policies, on both sides and over
+// several heads.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -21,8 +22,8 @@ constexpr std::int64_t kTokens = 500;
 constexpr const char* kFixed = "k=qjl:m64:o3:mo32:fixed,v=int8";
 constexpr const char* kTile = "k=qjl:m64:o3:mo32:tile,v=int8";
 
-/// Keys with three loud channels per head, others from 64 tokens to the next: a tile left alone would
-/// choose other outlier channels than the tile before.
+/// Keys with three loud channels per head, others from 64 tokens to the next: a tile left alone
+/// would choose other outlier channels than the tile before.
 Tokens drifting(std::uint64_t seed) {
   Tokens tokens(kShape, kTokens, seed);
   for (std::size_t i = 0; i < tokens.k.size(); ++i) {
@@ -176,8 +177,8 @@ TEST(FixedOutliers, AForkKeepsThem) {
   }
 }
 
-/// Stores differences to the first value of the stream's first tile, of Span heads. Rows are independent,
-/// so that a cache can be cut inside a tile.
+/// Stores differences to the first value of the stream's first tile, of Span heads. Rows are
+/// independent, so that a cache can be cut inside a tile.
 template <int Span>
 struct Stamped {
   static constexpr const char* family = "stamped";

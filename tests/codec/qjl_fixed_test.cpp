@@ -1,4 +1,5 @@
-// qjl with outlier channels that the first tile of a head fixes: bytes, mean and error of the estimate.
+// qjl with outlier channels that the first tile of a head fixes: bytes, mean and error of the
+// estimate.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,8 +17,8 @@ namespace {
 constexpr int kDim = 64;
 constexpr int kOutliers = 4;
 
-/// Keys of one head: Gaussian values of deviation 4 in kOutliers channels, 1.5 in as many others and 1 in
-/// the rest. Heads differ in which.
+/// Keys of one head: Gaussian values of deviation 4 in kOutliers channels, 1.5 in as many others and
+/// 1 in the rest. Heads differ in which.
 std::vector<float> head_keys(int head, std::int64_t n_rows, std::uint64_t seed) {
   std::vector<float> x = test::gauss_rows(n_rows, kDim, seed);
   for (std::size_t i = 0; i < x.size(); ++i) {
@@ -63,9 +64,9 @@ struct Error {
   double square;          ///< mean of (score - q.k)^2 / (|q|^2 |k|^2 / head_dim)
 };
 
-/// Over kDraws projections, for queries near the rows of a tile. The mean is of a query and its row,
-/// where a bias shows, and a draw is that over a tile, whose rows share S; the square is of all pairs.
-/// Scores are c times the codec's.
+/// Over kDraws projections, for queries near the rows of a tile. The mean is of a query and its
+/// row, where a bias shows, and a draw is that over a tile, whose rows share S; the square is of
+/// all pairs. Scores are c times the codec's.
 Error error_of(const std::string& options, Taken taken, double c = 1.0) {
   constexpr int kDraws = 60;
   constexpr int kStep = 4;  // every fourth row has a query

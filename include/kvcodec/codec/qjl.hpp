@@ -29,8 +29,8 @@
 //          ascending, 32-token groups in order, zero bytes up to a multiple of 16.
 //          The two norms are stored, never subtracted: sqrt(|k|^2 - |k_out|^2) of f16 norms loses
 //          percents of |k_in| or is NaN. Without outliers their term does not exist (no 0 / 0).
-// Size     8 m + 128, + 8 mo + 128 + round16(2 o) sketched (tile, fixed: o for 2 o), + 128 o + round16(2 o)
-//          exact. Bytes per key: m / 8 + 2, + mo / 8 + 2 + o / 32. m = 256: 34, 2.125 bits at 128.
+// Size     8 m + 128, + 8 mo + 128 + round16(2 o) sketched (tile, fixed: o for 2 o), or + 128 o
+//          + round16(2 o) exact. Bytes per key: m / 8 + 2, + mo / 8 + 2 + o / 32. m = 256: 34, 2.125 bits at 128.
 // Limits   |x| above 65504 is clamped to it, and so is a norm. Norms below 2^-25 become 0.
 // Decode   the vector whose product with q is the estimate: large error, no use as a key by itself.
 #pragma once

@@ -9,8 +9,9 @@
 
 namespace kvcodec {
 
-/// channels [n]: the n <= head_dim channels with the largest sums of squares over x [n_rows, head_dim],
-/// ascending; ties go to the lower channel. A square of a f32 is exact in float64.
+/// channels [n]: the n <= head_dim channels with the largest sums of squares over
+/// x [n_rows, head_dim], ascending; ties go to the lower channel. A square of a f32 is exact in
+/// float64.
 KVCODEC_HD inline void qjl_choose_outliers(int head_dim, int n_rows, const float* x, int n,
                                            std::byte* channels) noexcept {
   double energy[kMaxHeadDim];
