@@ -174,6 +174,9 @@ void expect_same(const KvView& a, const KvView& b) {
       if (a.slot_pos != nullptr) {
         ASSERT_EQ(a.slot_pos[p * a.format.page_size + slot],
                   b.slot_pos[q * a.format.page_size + slot]);
+      }
+      ASSERT_EQ(a.slot_mask == nullptr, b.slot_mask == nullptr);
+      if (a.slot_mask != nullptr) {
         ASSERT_EQ(a.slot_mask[p * a.format.page_size + slot],
                   b.slot_mask[q * a.format.page_size + slot]);
       }

@@ -233,6 +233,13 @@ TEST_F(EncodeRowsTest, ScalesSharedByHeads) {
   compare_with_cache<float>(layer, 3, false);
 }
 
+// Later tiles take the outlier channels of the first, whether that is made by the same call or was there.
+TEST_F(EncodeRowsTest, TilesThatTakeSomethingFromTheFirst) {
+  Layer layer("qjl:m64:o6:fixed", "int8");
+  compare_with_cache<f16>(layer, 0, false);
+  compare_with_cache<f16>(layer, 0, true);
+}
+
 TEST_F(EncodeRowsTest, FactorsPerHeadThenRotation) {
   Layer layer("int8", "fp8:row");
   std::vector<float> factors;
