@@ -12,6 +12,9 @@ template <Codec C>
 __global__ void round_trip(C codec, Side side, int head_dim, const float* x, std::byte* tile,
                            float* y) {
   codec.encode_tile(side, head_dim, x, tile);
+  if constexpr (ContinuingCodec<C>) {
+    codec.encode_tile_after(side, head_dim, tile, x, tile + codec.tile_bytes(head_dim));
+  }
   codec.decode_tile(side, head_dim, tile, y);
 }
 

@@ -74,6 +74,19 @@ void check_rows(const EncodeRows& job) {
   require_pointer(kEncodeRows, "indices", job.indices);
 }
 
+/// In two launches where later tiles take something from the first, which may be made now.
+void launch_shares(AnyEncodeJob& job) {
+  if (job.codec[0].functions().encode_tile_after == nullptr) {
+    check(launch_encode(job), kEncodeRows);
+    return;
+  }
+  for (const Share share : {Share::first, Share::rest}) {
+    job.target.share = share;
+    check(launch_encode(job), kEncodeRows);
+  }
+  job.target.share = Share::all;
+}
+
 }  // namespace
 
 bool can_encode(const AnyCodec& codec, int head_dim) noexcept {
@@ -136,12 +149,12 @@ void encode_rows(const EncodeRows& job, Stream stream) {
   require_ctas(kEncodeRows, "n_seq * n_kv_heads * max_rows / 64", any.n_ctas);
   if (any.n_ctas == 0) return;
   any.n_sides = &job.k.codec.functions() == &job.v.codec.functions() ? 2 : 1;
-  check(launch_encode(any), kEncodeRows);
+  launch_shares(any);
   if (any.n_sides == 2) return;
   any.codec[0] = any.codec[1];
   any.side[0] = any.side[1];
   any.source[0] = any.source[1];
-  check(launch_encode(any), kEncodeRows);
+  launch_shares(any);
 }
 
 }  // namespace kvcodec::cuda

@@ -25,6 +25,13 @@ struct EncodeSource {
   const float* center = nullptr;  ///< [n_seq, n_kv_heads, head_dim] or null
 };
 
+/// Which tiles of its streams a launch makes.
+enum class Share : std::uint8_t {
+  all,
+  first,  ///< the first tile of every stream, for codecs whose later tiles take something from it
+  rest,
+};
+
 /// Where tiles go: side by side, or into pages.
 struct EncodeTarget {
   std::byte* tiles = nullptr;  ///< [grid.x, tile_bytes]; null: into pages
@@ -38,6 +45,7 @@ struct EncodeTarget {
   const std::int64_t* n_encoded = nullptr;   ///< [n_seq] or null
   std::int32_t n_kv_heads = 0;
   std::int32_t max_tiles = 0;  ///< per sequence
+  Share share = Share::all;
   /// [grid.x] for tiles side by side, [n_seq] for pages; or null
   std::uint32_t* flags = nullptr;
 };
@@ -58,6 +66,7 @@ struct EncodePlace {
   std::int32_t seq = 0;
   std::int32_t head = 0;
   std::byte* tile = nullptr;  ///< null: no such tile
+  const std::byte* first_tile = nullptr;  ///< of the stream; null: this one, or tiles side by side
   std::uint32_t* flag = nullptr;
 };
 
@@ -81,14 +90,19 @@ __device__ inline EncodePlace find_place(const EncodeTarget& to, Side side, int 
   if (p.head % span != 0 || first + row >= to.row_indptr[p.seq + 1]) return p;
   p.token = first + row;
   const std::int64_t encoded = (to.n_encoded == nullptr ? 0 : to.n_encoded[p.seq]) + row;
+  if (to.share == (encoded == 0 ? Share::rest : Share::first)) return p;
   const std::int64_t stream =
       (static_cast<std::int64_t>(p.seq) * to.n_kv_heads + p.head) / to.format.span;
-  const std::int32_t page = to.indices[to.indptr[stream] + encoded / to.format.page_size];
-  std::byte* bytes = to.pages + page * to.page_stride;
-  const int strip = static_cast<int>(encoded % to.format.page_size) / kTileRows;
-  const int head = p.head % to.format.span;
-  p.tile = side == Side::key ? to.format.k_tile(bytes, strip, head).tile
-                             : to.format.v_tile(bytes, strip, head).tile;
+  const std::int32_t* list = to.indices + to.indptr[stream];
+  const auto tile_at = [&](std::int64_t at) {
+    std::byte* page = to.pages + list[at / to.format.page_size] * to.page_stride;
+    const int strip = static_cast<int>(at % to.format.page_size) / kTileRows;
+    const int head = p.head % to.format.span;
+    return side == Side::key ? to.format.k_tile(page, strip, head).tile
+                             : to.format.v_tile(page, strip, head).tile;
+  };
+  p.tile = tile_at(encoded);
+  if (encoded != 0) p.first_tile = tile_at(0);
   p.flag = to.flags == nullptr ? nullptr : to.flags + p.seq;
   return p;
 }
@@ -131,17 +145,36 @@ __device__ inline bool prepare_row(const EncodeSource& source, int head_dim, int
   return clamped;
 }
 
+/// Part `part` of a tile of a stream that begins with first_tile, or of any tile if that is null.
+template <PartedCodec C>
+__device__ bool encode_one_part(const C& codec, Side side, int head_dim,
+                                const std::byte* first_tile, const float* x, int row_stride,
+                                int part, AtomicTile tile) {
+  if constexpr (ContinuingParts<C>) {
+    if (first_tile != nullptr) {
+      return codec.encode_part_after(side, head_dim, first_tile, x, row_stride, part, tile);
+    }
+  }
+  return codec.encode_part(side, head_dim, x, row_stride, part, tile);
+}
+
 /// tile <- x by all threads; false if a value that this thread read was not finite.
 template <Codec C>
-__device__ bool encode_by_cta(const C& codec, Side side, int head_dim, const float* x,
-                              int row_stride, std::byte* tile) {
+__device__ bool encode_by_cta(const C& codec, Side side, int head_dim, const std::byte* first_tile,
+                              const float* x, int row_stride, std::byte* tile) {
   bool finite = true;
   if constexpr (PartedCodec<C>) {
     const int n = codec.n_parts(side, head_dim);
     for (int part = static_cast<int>(threadIdx.x); part < n; part += kTileThreads) {
-      finite &= codec.encode_part(side, head_dim, x, row_stride, part, AtomicTile{tile});
+      finite &= encode_one_part(codec, side, head_dim, first_tile, x, row_stride, part,
+                                AtomicTile{tile});
     }
   } else if (threadIdx.x == 0) {
+    if constexpr (ContinuingCodec<C>) {
+      if (first_tile != nullptr) {
+        return codec.encode_tile_after(side, head_dim, first_tile, x, tile);
+      }
+    }
     finite = codec.encode_tile(side, head_dim, x, tile);
   }
   return finite;
@@ -179,7 +212,7 @@ __global__ void __launch_bounds__(kTileThreads) encode_kernel(const __grid_const
     }
     __syncthreads();
   }
-  bad |= !encode_by_cta(codec, side, head_dim, x, memory.row_stride, tile);
+  bad |= !encode_by_cta(codec, side, head_dim, at.first_tile, x, memory.row_stride, tile);
   __syncthreads();
   if (memory.tile_fits) copy_by_cta(at.tile, tile, memory.tile_bytes);
   if (bad && at.flag != nullptr) atomicOr(at.flag, 1u);

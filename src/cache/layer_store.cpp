@@ -179,11 +179,11 @@ void LayerStore::encode_oldest(const LayerInfo& layer, PagePool& pool,
     std::byte* page = writable_page(layer, pool, stream, &number);
     const int first = stream * format.span;
     for (int head = 0; head < format.span; head += format.k_span) {
-      encode_tile(layer, scratch, Side::key, recent_, first + head, 0, begin,
+      encode_tile(layer, pool, scratch, Side::key, recent_, first + head, 0, begin,
                   format.k_tile(page, strip, head).tile);
     }
     for (int head = 0; head < format.span; head += format.v_span) {
-      encode_tile(layer, scratch, Side::value, recent_, first + head, 0, begin,
+      encode_tile(layer, pool, scratch, Side::value, recent_, first + head, 0, begin,
                   format.v_tile(page, strip, head).tile);
     }
     n_encoded_[static_cast<std::size_t>(stream)] += n;
@@ -207,9 +207,19 @@ std::byte* LayerStore::writable_page(const LayerInfo& layer, PagePool& pool, int
   return pool.data(list.back());
 }
 
-void LayerStore::encode_tile(const LayerInfo& layer, AppendScratch& scratch, Side side,
-                             const RawStore& rows, int first_head, std::int64_t first, int begin,
-                             std::byte* out) const noexcept {
+const std::byte* LayerStore::first_tile(const LayerInfo& layer, PagePool& pool, Side side,
+                                        int head) const noexcept {
+  const PageFormat& format = layer.format;
+  const int stream = head / format.span;
+  if (n_encoded(stream) == 0) return nullptr;
+  const std::byte* page = pool.data(pages(stream).front());
+  return side == Side::key ? format.k_tile(page, 0, head % format.span).tile
+                           : format.v_tile(page, 0, head % format.span).tile;
+}
+
+void LayerStore::encode_tile(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch,
+                             Side side, const RawStore& rows, int first_head, std::int64_t first,
+                             int begin, std::byte* out) const noexcept {
   const int head_dim = layer.shape.head_dim;
   const AnyCodec& codec = layer.side(side).codec;
   const DType type = layer.raw_dtype(side);
@@ -228,12 +238,13 @@ void LayerStore::encode_tile(const LayerInfo& layer, AppendScratch& scratch, Sid
       for (int c = 0; c < head_dim; ++c) to[c] -= shift[c];
     }
   }
+  const std::byte* oldest = first_tile(layer, pool, side, first_head);
   if (begin == 0) {
-    codec.encode_tile(side, head_dim, x, out);
+    codec.encode_tile_after(side, head_dim, oldest, x, out);
     return;
   }
   // After a truncation inside a tile: the rows before `begin` keep their bytes.
-  codec.encode_tile(side, head_dim, x, scratch.tile.data());
+  codec.encode_tile_after(side, head_dim, oldest, x, scratch.tile.data());
   codec.copy_rows(side, head_dim, scratch.tile.data(), out, begin, kTileRows);
 }
 

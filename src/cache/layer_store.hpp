@@ -122,9 +122,13 @@ class LayerStore {
   // Encoding, for both.
   std::byte* writable_page(const LayerInfo& layer, PagePool& pool, int stream,
                            std::int32_t* page) noexcept;
+  /// The tile of the oldest encoded rows of a head and its neighbours; null if nothing is encoded.
+  const std::byte* first_tile(const LayerInfo& layer, PagePool& pool, Side side,
+                              int head) const noexcept;
   /// Encodes the tile that begins at row `first` of `rows`, which is its row `begin`.
-  void encode_tile(const LayerInfo& layer, AppendScratch& scratch, Side side, const RawStore& rows,
-                   int first_head, std::int64_t first, int begin, std::byte* out) const noexcept;
+  void encode_tile(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch, Side side,
+                   const RawStore& rows, int first_head, std::int64_t first, int begin,
+                   std::byte* out) const noexcept;
 
   std::int64_t n_tokens_ = 0;
   std::int64_t n_sink_ = 0;

@@ -97,7 +97,7 @@ void LayerStore::encode_staged(const LayerInfo& layer, PagePool& pool, AppendScr
         if (const Codebook* book = layer.book(side)) {
           book->put_rows(0, kTileRows, c.index.data() + code, c.magnitude.data() + code, pos, tile);
         } else {
-          encode_tile(layer, scratch, side, staged_.rows(), head, first, 0, tile);
+          encode_tile(layer, pool, scratch, side, staged_.rows(), head, first, 0, tile);
         }
       }
       std::copy_n(pos, kTileRows, pool.positions(number) + slot);

@@ -36,8 +36,12 @@ Qjl Qjl::parse(const std::string& options) {
       codec.kind = QjlKind::gauss;
     } else if (option == "cd") {
       codec.unbiased = true;
-    } else if (option == "tile" || option == "exact") {
-      codec.outliers = option == "tile" ? QjlOutliers::tile : QjlOutliers::exact;
+    } else if (option == "tile") {
+      codec.outliers = QjlOutliers::tile;
+    } else if (option == "fixed") {
+      codec.outliers = QjlOutliers::fixed;
+    } else if (option == "exact") {
+      codec.outliers = QjlOutliers::exact;
     } else if (option.starts_with("mo") && parse_int(option.substr(2), 32, 1024, n) &&
                n % 32 == 0) {
       outlier_bits = n;
@@ -56,7 +60,7 @@ Qjl Qjl::parse(const std::string& options) {
   };
   if (codec.unbiased && codec.kind == QjlKind::gauss) refuse("cd without gauss, which has no bias");
   if (codec.outliers != QjlOutliers::group && codec.outlier_channels == 0) {
-    refuse("tile and exact with o<outlier channels>");
+    refuse("tile, fixed and exact with o<outlier channels>");
   }
   if (outlier_bits != 0 && !codec.sketches_outliers()) refuse("mo with sketched outliers");
   if (outlier_bits > codec.sketch_dim) refuse("mo up to m");
@@ -70,6 +74,7 @@ std::string Qjl::name() const {
   if (outlier_channels > 0) text += ":o" + std::to_string(outlier_channels);
   if (sketches_outliers()) text += ":mo" + std::to_string(outlier_sketch_dim);
   if (outlier_channels > 0 && outliers == QjlOutliers::tile) text += ":tile";
+  if (outlier_channels > 0 && outliers == QjlOutliers::fixed) text += ":fixed";
   if (outlier_channels > 0 && outliers == QjlOutliers::exact) text += ":exact";
   if (kind == QjlKind::gauss) text += ":gauss";
   if (unbiased) text += ":cd";

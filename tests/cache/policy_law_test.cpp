@@ -26,6 +26,7 @@ std::vector<test::CacheCase> policy_cases() {
       {"k=mean:n90+hadamard+nqkv,v=mean:n200+nqsym,policy=lagkv:l32:r0.5,sink=3", {4, 2, 64}},
       {"kv=int8,policy=window:n150,sink=4,recent=10", {2, 2, 64}},
       {"kv=nqkv,policy=window:n300,recent=10,page=128", {4, 1, 64}},
+      {"k=qjl:m64:o3:mo32:fixed,v=int8,policy=window:n150,recent=10", {2, 2, 64}},
       {"kv=nqkv,policy=snapkv:r0.5:w16,sink=2,recent=8", {4, 2, 64}},
       {"k=mean:n5000+hadamard+nqkv,v=nqsym,policy=snapkv:r0.3:w16,recent=40", {4, 2, 64}},
       {"kv=int8,policy=keydiff:r0.4,recent=8,page=256", {2, 2, 80}},

@@ -124,6 +124,8 @@ constexpr Line kTable[] = {
     {"qjl:m96:o8:mo64:gauss", 128, kKey, 0xf53678306101e6c1, 0x844820aa1c6e4834},
     {"qjl:m128:o5:tile:cd:s9", 80, kKey, 0xa89784d32f308f81, 0x34851d0ad863d300},
     {"qjl:m128:o5:tile:cd:s9", 128, kKey, 0xf53678306101e6c1, 0x37c6ddd8fe5680ee},
+    {"qjl:m96:o4:mo32:fixed", 80, kKey, 0xa89784d32f308f81, 0x13c300d44847277a},
+    {"qjl:m96:o4:mo32:fixed", 128, kKey, 0xf53678306101e6c1, 0xe77e79cd3b31eb07},
     {"qjl:m160:o4:exact", 80, kKey, 0xa89784d32f308f81, 0x126d57a2a15a2c92},
     {"qjl:m160:o4:exact", 128, kKey, 0xf53678306101e6c1, 0x7d19887cc5fc8429},
     {"nqkv:g32", 80, kKey, 0xa89784d32f308f81, 0x127a7edbf94f5158},

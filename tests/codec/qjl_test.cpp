@@ -105,7 +105,8 @@ TEST(Qjl, AZeroProjectionIsAZeroBit) {
 
 // U5: positive factors change norms only; scores are linear in q.
 TEST(Qjl, IsEquivariantInScaleAndLinearInTheQuery) {
-  for (const char* options : {"m96", "m96:o4", "m96:o4:mo64:tile:gauss", "m96:o4:exact"}) {
+  for (const char* options :
+       {"m96", "m96:o4", "m96:o4:mo64:tile:gauss", "m96:o4:fixed", "m96:o4:exact"}) {
     const Sketch s(options, 64);
     const std::vector<float> x = test::gauss_rows(kTileRows, 64, 2);
     std::vector<float> four = x;
@@ -265,6 +266,7 @@ TEST(Qjl, SizesAreThoseOfTheTable) {
   EXPECT_EQ(per_key("m512:o8:mo128"), 84.25);
   EXPECT_EQ(per_key("m256:o8:exact"), 50.25);
   EXPECT_EQ(per_key("m256:o16:tile"), 68.25);
+  EXPECT_EQ(per_key("m256:o16:fixed"), 68.25);
   EXPECT_EQ(per_key("m256:o1"), 68.25) << "lists are padded to 16 bytes";
 }
 
@@ -290,12 +292,13 @@ TEST(Qjl, NamesAndParameters) {
   EXPECT_EQ(Qjl::parse("o8").name(), "qjl:m256:o8:mo256");
   EXPECT_EQ(Qjl::parse("mo128:o8:m512:s7:tile").name(), "qjl:m512:o8:mo128:tile:s7");
   EXPECT_EQ(Qjl::parse("o4:exact:cd").name(), "qjl:m256:o4:exact:cd");
+  EXPECT_EQ(Qjl::parse("fixed:mo32:o8").name(), "qjl:m256:o8:mo32:fixed");
   EXPECT_EQ(Qjl::parse("gauss:m64").name(), "qjl:m64:gauss");
   for (const char* bad :
-       {"m63",  "m32",   "m100",     "m1056",   "m",        "m-64", "o33",
-        "o-1",  "o",     "mo16",     "mo48:o8", "mo288:o8", "mo64", "o4:exact:mo64",
-        "tile", "exact", "gauss:cd", "s0",      "s65536",   "s",    "given",
-        ":",    "m64:",  "M64"}) {
+       {"m63",   "m32",   "m100",  "m1056",    "m",        "m-64",   "o33",
+        "o-1",   "o",     "mo16",  "mo48:o8",  "mo288:o8", "mo64",   "o4:exact:mo64",
+        "tile",  "fixed", "exact", "gauss:cd", "s0",       "s65536", "s",
+        "given", ":",     "m64:",  "M64"}) {
     EXPECT_TRUE(test::contains(test::message_of<invalid_argument>([&] { Qjl::parse(bad); }),
                                {"qjl", "allowed"}))
         << bad;

@@ -207,6 +207,18 @@ TEST_P(CodecLaws, PartsInAnyOrderAreTheTile) {
         EXPECT_TRUE(tile.intact() && plain.intact());
         EXPECT_EQ(tile.copy(), s.encode(x));
         EXPECT_EQ(plain.copy(), s.encode(x));
+        if constexpr (ContinuingParts<C>) {
+          const std::vector<std::byte> first = s.encode(test::make_rows(
+              test::Input::lognormal, kTileRows, s.width(), 42));
+          test::Guarded<> after(s.bytes(), std::byte{0});
+          for (const int part : shuffled(codec.n_parts(s.side, s.head_dim), 7)) {
+            codec.encode_part_after(s.side, s.head_dim, first.data(), spaced.data(), stride, part,
+                                    OneTimeTile{after.data()});
+          }
+          std::vector<std::byte> want(s.bytes());
+          s.codec.encode_tile_after(s.side, s.head_dim, first.data(), x.data(), want.data());
+          EXPECT_EQ(after.copy(), want);
+        }
         std::vector<float> y(spaced.size(), -7.0f);
         for (const int part : shuffled(codec.n_parts(s.side, s.head_dim), 6)) {
           codec.decode_part(s.side, s.head_dim, tile.data(), part, y.data(), stride);
@@ -221,6 +233,39 @@ TEST_P(CodecLaws, PartsInAnyOrderAreTheTile) {
         }
       }
     });
+  });
+}
+
+// Any tile made after a first one can stand for it; without a first tile, or in a codec that fixes
+// nothing, it is encode_tile.
+TEST_P(CodecLaws, TilesHandOnWhatTheFirstOneFixed) {
+  for_each_subject([](const Subject& s) {
+    const auto rows = [&](std::uint64_t seed) {
+      return test::make_rows(test::Input::lognormal, kTileRows, s.width(), seed);
+    };
+    const auto after = [&](const std::byte* first_tile, const std::vector<float>& x,
+                           bool finite = true, std::byte garbage = std::byte{0xff}) {
+      test::Guarded<> out(s.bytes(), garbage);
+      EXPECT_EQ(s.codec.encode_tile_after(s.side, s.head_dim, first_tile, x.data(), out.data()),
+                finite);
+      EXPECT_TRUE(out.intact());
+      return out.copy();
+    };
+    const std::vector<std::byte> first = s.encode(rows(31));
+    const std::vector<std::byte> second = after(first.data(), rows(32));
+    EXPECT_EQ(second, after(first.data(), rows(32), true, std::byte{0x5a})) << "garbage was read";
+    EXPECT_EQ(after(nullptr, rows(32)), s.encode(rows(32)));
+    EXPECT_EQ(after(first.data(), rows(31)), first);
+    EXPECT_EQ(after(second.data(), rows(33)), after(first.data(), rows(33)));
+    if (s.codec.functions().encode_tile_after == nullptr) {
+      EXPECT_EQ(second, s.encode(rows(32)));
+    }
+    std::vector<float> spoilt = rows(34);
+    spoilt[5] = std::numeric_limits<float>::quiet_NaN();
+    spoilt[70] = std::numeric_limits<float>::infinity();
+    for (const float y : s.decode(after(first.data(), spoilt, false))) {
+      ASSERT_TRUE(std::isfinite(y));
+    }
   });
 }
 

@@ -56,6 +56,8 @@ inline std::vector<CacheCase> cache_cases() {
   cases.push_back({"k=mean:n256+int8,v=f16,recent=40", {2, 1, 80}});
   cases.push_back({"kv=nqkv,recent=0,flush=128", {2, 2, 64}});
   cases.push_back({"k=mean:n30+nqkv,v=int8,recent=0,flush=128,sink=3,page=256", {4, 1, 128}});
+  // Outlier channels that the first tile of a head fixes.
+  cases.push_back({"k=qjl:m64:o3:mo32:fixed,v=int8,sink=4,recent=1,page=256", {2, 2, 64}});
   return cases;
 }
 

@@ -22,7 +22,8 @@ inline const std::map<std::string, std::vector<std::string>>& option_variants() 
       {"kivi", {"b2:g32", "b4:g64"}},
       {"lm", {"b4", "b3:unbiased", "b2:norm", "b1:rms"}},
       {"rabitq", {"b4", "b3:fast", "b1"}},
-      {"qjl", {"m256", "m96:o8:mo64:gauss", "m128:o5:tile:cd:s9", "m160:o4:exact"}},
+      {"qjl",
+       {"m256", "m96:o8:mo64:gauss", "m128:o5:tile:cd:s9", "m96:o4:mo32:fixed", "m160:o4:exact"}},
   };
   return variants;
 }

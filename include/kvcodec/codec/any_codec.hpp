@@ -28,6 +28,9 @@ struct CodecFunctions {
   LossBounds (*loss)(const void*, int head_dim);
   bool (*encode_tile)(const void*, Side, int head_dim, const float* x, std::byte* out);
   void (*decode_tile)(const void*, Side, int head_dim, const std::byte* in, float* x);
+  /// Null for codecs that fix nothing per sequence and head (ContinuingCodec).
+  bool (*encode_tile_after)(const void*, Side, int head_dim, const std::byte* first_tile,
+                            const float* x, std::byte* out);
   /// Null for codecs that mix rows.
   void (*copy_rows)(const void*, Side, int head_dim, const std::byte* from, std::byte* to,
                     int begin, int end);
@@ -76,6 +79,12 @@ constexpr CodecFunctions make_codec_functions() {
   f.decode_tile = [](const void* p, Side s, int d, const std::byte* in, float* x) {
     codec_value<C>(p).decode_tile(s, d, in, x);
   };
+  if constexpr (ContinuingCodec<C>) {
+    f.encode_tile_after = [](const void* p, Side s, int d, const std::byte* first, const float* x,
+                             std::byte* out) {
+      return codec_value<C>(p).encode_tile_after(s, d, first, x, out);
+    };
+  }
   if constexpr (RowCodec<C>) {
     f.copy_rows = [](const void* p, Side s, int d, const std::byte* from, std::byte* to, int begin,
                      int end) { codec_value<C>(p).copy_rows(s, d, from, to, begin, end); };
@@ -151,6 +160,15 @@ class AnyCodec {
   LossBounds loss(int head_dim) const noexcept { return functions_->loss(value_, head_dim); }
   bool encode_tile(Side side, int head_dim, const float* x, std::byte* out) const noexcept {
     return functions_->encode_tile(value_, side, head_dim, x, out);
+  }
+  /// Encodes a tile of a stream that begins with first_tile; null: this is the first one. What
+  /// encode_tile does unless the codec fixes something per sequence and head (ContinuingCodec).
+  bool encode_tile_after(Side side, int head_dim, const std::byte* first_tile, const float* x,
+                         std::byte* out) const noexcept {
+    if (first_tile == nullptr || functions_->encode_tile_after == nullptr) {
+      return encode_tile(side, head_dim, x, out);
+    }
+    return functions_->encode_tile_after(value_, side, head_dim, first_tile, x, out);
   }
   void decode_tile(Side side, int head_dim, const std::byte* in, float* x) const noexcept {
     functions_->decode_tile(value_, side, head_dim, in, x);

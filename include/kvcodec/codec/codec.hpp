@@ -6,7 +6,8 @@
 //
 // Laws (checked for every codec on the built-in list by tests/conformance/):
 //   - encode_tile writes exactly tile_bytes(head_dim) bytes, a multiple of 16; padding is zero.
-//   - The bytes depend on the tile's input alone.
+//   - The bytes depend on the tile's input alone; those of encode_tile_after (ContinuingCodec) on
+//     the first tile's bytes as well, and any tile made after a first one can stand for it.
 //   - decode_tile never yields NaN or infinity. Non-finite input makes encode_tile return false;
 //     NaN is encoded as 0, an infinity as the largest value the codec stores for that sign.
 //   - The relative error on unit Gaussian rows lies inside loss(), from both sides.
@@ -119,6 +120,36 @@ concept RowCodec = Codec<C> && requires(const C c, Side side, int head_dim, cons
                                         std::byte* to, int begin, int end) {
   { c.copy_rows(side, head_dim, from, to, begin, end) }
   noexcept->std::same_as<void>;
+};
+
+/// A codec that fixes something once per sequence and head: which channels are outliers.
+///
+///   c.encode_tile_after(side, head_dim, first_tile, x, out)   as encode_tile, but takes what is
+///       fixed from first_tile, the tile that encode_tile made of the stream's first rows. A stream:
+///       the tiles of one sequence and the same head or heads. With the rows that first_tile was
+///       made of it makes first_tile again
+///
+/// What is fixed stands in every tile, so reading needs no first tile, and forks and truncations
+/// keep it without knowing. Cache does this by itself. Who owns pages and encodes into them calls
+/// AnyCodec::encode_tile_after for every tile, with null for a stream's first one; with encode_tile
+/// alone every tile is right by itself but chooses anew.
+template <class C>
+concept ContinuingCodec = Codec<C> &&
+    requires(const C c, Side side, int head_dim, const std::byte* first_tile, const float* x,
+             std::byte* out) {
+  { c.encode_tile_after(side, head_dim, first_tile, x, out) }
+  noexcept->std::same_as<bool>;
+};
+
+/// A continuing codec with parts.
+///
+///   c.encode_part_after(side, head_dim, first_tile, x, row_stride, part, out)   as encode_part
+template <class C>
+concept ContinuingParts = ContinuingCodec<C> && PartedCodec<C> &&
+    requires(const C c, Side side, int head_dim, const std::byte* first_tile, const float* x, int n,
+             std::byte* out) {
+  { c.encode_part_after(side, head_dim, first_tile, x, n, n, out) }
+  noexcept->std::same_as<bool>;
 };
 
 /// A key codec that scores queries without decoding.

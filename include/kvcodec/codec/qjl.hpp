@@ -7,8 +7,12 @@
 // Outliers o channels O are taken out of the key: k = k_in + k_out. Which ones is chosen by the
 //          largest sum of squares over rows, ties to the lower channel:
 //            (default)  anew for every 32 tokens, as the released code does
-//            tile       for the 64 tokens of a tile. The paper fixes them per head at the prompt; a
-//                       tile is all that an encoder sees, and a codec's value serves all heads
+//            tile       for the 64 tokens of a tile
+//            fixed      once per sequence and head, as the paper says: by the first tile, whose list
+//                       all later tiles repeat (encode_tile_after). By its 64 tokens and not by the
+//                       whole prompt: a tile is encoded when its rows leave the window, before
+//                       anybody knows where the prompt ends, and must not depend on how the tokens
+//                       were cut into appends. A prompt below 64 tokens is helped out by the answer
 //            exact      anew for every 32 tokens; their values are stored as f16, not sketched
 //          Sketched, k_out has mo signs of its own from rows 0..mo-1 of the same S (the two parts
 //          touch different coordinates, so they stay independent), and the estimate is the sum of
@@ -25,8 +29,8 @@
 //          ascending, 32-token groups in order, zero bytes up to a multiple of 16.
 //          The two norms are stored, never subtracted: sqrt(|k|^2 - |k_out|^2) of f16 norms loses
 //          percents of |k_in| or is NaN. Without outliers their term does not exist (no 0 / 0).
-// Size     8 m + 128, + 8 mo + 128 + round16(2 o) sketched (tile: o for 2 o), + 128 o + round16(2 o)
-//          exact. Bytes per key: m / 8 + 2, + mo / 8 + 2 + o / 32. m = 256: 34, 2.125 bits at 128.
+// Size     8 m + 128, + 8 mo + 128 + round16(2 o) sketched (tile, fixed: o for 2 o), or + 128 o
+//          + round16(2 o) exact. Bytes per key: m / 8 + 2, + mo / 8 + 2 + o / 32. m = 256: 34, 2.125 bits at 128.
 // Limits   |x| above 65504 is clamped to it, and so is a norm. Norms below 2^-25 become 0.
 // Decode   the vector whose product with q is the estimate: large error, no use as a key by itself.
 #pragma once
@@ -34,6 +38,7 @@
 #include <cmath>
 
 #include "kvcodec/codec/codec.hpp"
+#include "kvcodec/codec/qjl_outliers.hpp"
 #include "kvcodec/codec/qjl_projection.hpp"
 #include "kvcodec/codec/qjl_signs.hpp"
 #include "kvcodec/codec/tile_format.hpp"
@@ -43,14 +48,15 @@
 namespace kvcodec {
 
 /// Which channels are outliers and how they are stored.
-enum class QjlOutliers : std::uint8_t { group, tile, exact };
+enum class QjlOutliers : std::uint8_t { group, tile, fixed, exact };
 
 struct Qjl {
   static constexpr const char* family = "qjl";
   static constexpr const char* options_help =
       "m<signs>: 64..1024 in steps of 32 (default 256); o<outlier channels>: 0..32 (default 0); "
-      "mo<signs of the outliers>: 32..m in steps of 32 (default m); tile or exact: outliers per "
-      "tile, or stored as f16; gauss: independent rows; cd: no bias; s<seed>: 1..65535 (default 1)";
+      "mo<signs of the outliers>: 32..m in steps of 32 (default m); tile, fixed or exact: outliers "
+      "per tile, per head, or stored as f16; gauss: independent rows; cd: no bias; "
+      "s<seed>: 1..65535 (default 1)";
   static constexpr bool bit_exact = true;
   static constexpr bool key_only = true;
   static constexpr int kGroupTokens = 32;  ///< tokens that share outlier channels
@@ -77,6 +83,15 @@ struct Qjl {
       table = QjlProjection::shared(seed, sketch_dim, head_dim, kind).tables();
     }
     constant = static_cast<float>(1.2533141373155003 / (unbiased ? qjl_bias(head_dim) : 1.0));
+  }
+
+  /// S in both layouts (MovableTables); null where it has not been loaded.
+  template <class F>
+  void each_table(int head_dim, F&& fn) {
+    const int rows = table.sketch_dim > sketch_dim ? table.sketch_dim : sketch_dim;
+    const auto n = static_cast<std::size_t>(rows * head_dim);
+    fn(table.rows, n);
+    fn(table.columns, n);
   }
 
   /// The codec with rows 0..sketch_dim-1 of a projection that the caller keeps alive; for its
@@ -127,7 +142,8 @@ struct Qjl {
   /// Lists of outlier channels in a tile, and rows that share one.
   KVCODEC_HD constexpr int n_sets() const noexcept { return kTileRows / set_rows(); }
   KVCODEC_HD constexpr int set_rows() const noexcept {
-    return outliers == QjlOutliers::tile ? kTileRows : kGroupTokens;
+    const bool one_set = outliers == QjlOutliers::tile || outliers == QjlOutliers::fixed;
+    return one_set ? kTileRows : kGroupTokens;
   }
   /// Outlier channels [outlier_channels], ascending, of the rows of one set of a tile.
   template <class Byte>
@@ -135,34 +151,76 @@ struct Qjl {
     return tile + channel_offset() + static_cast<std::size_t>(set * outlier_channels);
   }
 
-  KVCODEC_HD bool encode_tile(Side, int head_dim, const float* x, std::byte* out) const noexcept {
-    bool finite = true;
-    const std::size_t end = tile_bytes(head_dim);
-    for (std::size_t i = channel_offset(); i < end; ++i) out[i] = std::byte{0};
-    for (int set = 0; set < n_sets() && outlier_channels > 0; ++set) {
-      choose_outliers(head_dim, x + set * set_rows() * head_dim, channels_of(out, set));
+  KVCODEC_HD constexpr int n_parts(Side, int) const noexcept { return kTileRows; }
+
+  /// A row. Every row chooses the outliers of its set, the set's first one writes them down.
+  template <class Out>
+  KVCODEC_HD bool encode_part(Side, int head_dim, const float* x, int row_stride, int row,
+                              Out out) const noexcept {
+    const int first = row / set_rows() * set_rows();
+    std::byte channels[kMaxOutliers];
+    if (outlier_channels > 0) {
+      qjl_choose_outliers(head_dim, set_rows(), x + first * row_stride, row_stride,
+                          outlier_channels, channels);
     }
+    return encode_row(head_dim, x + row * row_stride, row, channels, row == first, own_bytes(out));
+  }
+
+  /// encode_tile_after in parts.
+  template <class Out>
+  KVCODEC_HD bool encode_part_after(Side side, int head_dim, const std::byte* first_tile,
+                                    const float* x, int row_stride, int row,
+                                    Out out) const noexcept {
+    if (outliers != QjlOutliers::fixed) {
+      return encode_part(side, head_dim, x, row_stride, row, out);
+    }
+    return encode_row(head_dim, x + row * row_stride, row, channels_of(first_tile, 0), row == 0,
+                      own_bytes(out));
+  }
+
+  KVCODEC_HD void decode_part(Side, int head_dim, const std::byte* in, int row, float* x,
+                              int row_stride) const noexcept {
+    float* y = x + row * row_stride;
+    qjl_signed_sum(signs(), table, in, row, y);
+    const float weight = weight_of(in, norm_offset(), row, sketch_dim);
+    float special[kMaxOutliers];
+    outlier_values(in, row, y, weight, special);
+    for (int c = 0; c < head_dim; ++c) y[c] *= weight;
+    const std::byte* channels = channels_of(in, row / set_rows());
+    for (int j = 0; j < outlier_channels; ++j) y[static_cast<int>(channels[j])] = special[j];
+  }
+
+  // The parts one after the other, with one choice of outliers for the rows of a set.
+  KVCODEC_HD bool encode_tile(Side, int head_dim, const float* x, std::byte* out) const noexcept {
+    clear_channels(head_dim, out);
+    bool finite = true;
+    std::byte channels[kMaxOutliers];
     for (int row = 0; row < kTileRows; ++row) {
-      float in[kMaxHeadDim];
-      finite &= load_finite(x + row * head_dim, head_dim, kF16Max, in);
-      if (outlier_channels > 0) take_outliers(head_dim, row, in, out);
-      put_scale(out + norm_offset(), row, norm_of(in, head_dim).bits);
-      qjl_put_signs(signs(), table, in, out, row);
+      const bool first = row % set_rows() == 0;
+      if (first && outlier_channels > 0) {
+        qjl_choose_outliers(head_dim, set_rows(), x + row * head_dim, head_dim, outlier_channels,
+                            channels);
+      }
+      finite &= encode_row(head_dim, x + row * head_dim, row, channels, first, out);
     }
     return finite;
   }
 
-  KVCODEC_HD void decode_tile(Side, int head_dim, const std::byte* in, float* x) const noexcept {
+  /// With `fixed`: the outlier channels are those of the head's first tile.
+  KVCODEC_HD bool encode_tile_after(Side side, int head_dim, const std::byte* first_tile,
+                                    const float* x, std::byte* out) const noexcept {
+    if (outliers != QjlOutliers::fixed) return encode_tile(side, head_dim, x, out);
+    clear_channels(head_dim, out);
+    bool finite = true;
     for (int row = 0; row < kTileRows; ++row) {
-      float* y = x + row * head_dim;
-      qjl_signed_sum(signs(), table, in, row, y);
-      const float weight = weight_of(in, norm_offset(), row, sketch_dim);
-      float special[kMaxOutliers];
-      outlier_values(in, row, y, weight, special);
-      for (int c = 0; c < head_dim; ++c) y[c] *= weight;
-      const std::byte* channels = channels_of(in, row / set_rows());
-      for (int j = 0; j < outlier_channels; ++j) y[static_cast<int>(channels[j])] = special[j];
+      finite &= encode_part_after(side, head_dim, first_tile, x, head_dim, row, out);
     }
+    return finite;
+  }
+
+  KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
+                              float* x) const noexcept {
+    decode_parts(*this, side, head_dim, in, x);
   }
 
   /// A prepared query: q, then S q.
@@ -185,6 +243,26 @@ struct Qjl {
   }
 
  private:
+  /// Zeroes the lists and the padding behind them.
+  KVCODEC_HD void clear_channels(int head_dim, std::byte* tile) const noexcept {
+    const std::size_t end = tile_bytes(head_dim);
+    for (std::size_t i = channel_offset(); i < end; ++i) tile[i] = std::byte{0};
+  }
+
+  /// x [head_dim], channels [outlier_channels]; the list itself is written where `lists` says so.
+  KVCODEC_HD bool encode_row(int head_dim, const float* x, int row, const std::byte* channels,
+                             bool lists, std::byte* tile) const noexcept {
+    float in[kMaxHeadDim];
+    const bool finite = load_finite(x, head_dim, kF16Max, in);
+    if (outlier_channels > 0) take_outliers(head_dim, row, channels, in, tile);
+    put_scale(tile + norm_offset(), row, norm_of(in, head_dim).bits);
+    qjl_put_signs(signs(), table, in, tile, row);
+    if (!lists) return finite;
+    std::byte* list = channels_of(tile, row / set_rows());
+    for (int j = 0; j < outlier_channels; ++j) list[j] = channels[j];
+    return finite;
+  }
+
   KVCODEC_HD void add_column(int channel, float factor, int n, float* sum) const noexcept {
     const float* column = table.columns + static_cast<std::ptrdiff_t>(channel) * table.sketch_dim;
     for (int i = 0; i < n; ++i) sum[i] += factor * column[i];
@@ -226,32 +304,13 @@ struct Qjl {
     }
   }
 
-  KVCODEC_HD void choose_outliers(int head_dim, const float* x,
-                                  std::byte* channels) const noexcept {
-    double energy[kMaxHeadDim];
-    for (int c = 0; c < head_dim; ++c) energy[c] = 0.0;
-    for (int row = 0; row < set_rows(); ++row) {
-      for (int c = 0; c < head_dim; ++c) {
-        const auto value = static_cast<double>(clamp_finite(x[row * head_dim + c], kF16Max));
-        energy[c] += value * value;
-      }
-    }
-    for (int j = 0; j < outlier_channels; ++j) {
-      int best = 0;
-      for (int c = 1; c < head_dim; ++c) best = energy[c] > energy[best] ? c : best;
-      energy[best] = -1.0;
-    }
-    for (int c = 0, n = 0; c < head_dim; ++c) {
-      if (energy[c] < 0.0) channels[n++] = static_cast<std::byte>(c);
-    }
-  }
-
   /// Moves the outliers of a row from `in`, where zeros stay, to their place in the tile.
-  KVCODEC_HD void take_outliers(int head_dim, int row, float* in, std::byte* tile) const noexcept {
+  KVCODEC_HD void take_outliers(int head_dim, int row, const std::byte* channels, float* in,
+                                std::byte* tile) const noexcept {
     float taken[kMaxHeadDim];
     for (int c = 0; c < head_dim; ++c) taken[c] = 0.0f;
     for (int j = 0; j < outlier_channels; ++j) {
-      const auto c = static_cast<int>(channels_of(tile, row / set_rows())[j]);
+      const auto c = static_cast<int>(channels[j]);
       taken[c] = in[c];
       in[c] = 0.0f;
       if (outliers == QjlOutliers::exact) {
@@ -302,6 +361,7 @@ struct Qjl {
   }
 };
 
-static_assert(PreparingCodec<Qjl> && TableCodec<Qjl> && is_key_only<Qjl>());
+static_assert(PreparingCodec<Qjl> && TableCodec<Qjl> && ContinuingParts<Qjl> && MovableTables<Qjl> &&
+              is_key_only<Qjl>());
 
 }  // namespace kvcodec

@@ -38,7 +38,8 @@ struct ConstTileValues {
       : data(v.data), dtype(v.dtype) {}
 };
 
-/// x -> tiles [n_tiles, tile_bytes], each on a 16-byte boundary.
+/// x -> tiles [n_tiles, tile_bytes], each on a 16-byte boundary and by itself (encode_tile, not
+/// encode_tile_after).
 ///
 /// codec: with device tables (DeviceCodec) if it has any. not_finite [n_tiles]: set to 1 for tiles with
 /// a NaN or an infinity, others stay; may be null.
@@ -91,7 +92,8 @@ struct EncodeRows {
 };
 
 /// Transforms, quantizes and writes both sides of all sequences: the bytes that a Cache makes of the
-/// same rows. One launch if K and V have codecs of one type, two otherwise.
+/// same rows. One launch if K and V have codecs of one type, two otherwise; qjl, whose later tiles may
+/// take something from the first, has two of its own.
 ///
 /// Throws unsupported, invalid_argument naming the field, cuda_error.
 void encode_rows(const EncodeRows& job, Stream stream = nullptr);

@@ -30,7 +30,8 @@ struct RawRows {
 /// One layer of n_seq sequences. A stream is one (sequence, group of format.span KV heads);
 /// stream s * (n_kv_heads / span) + g belongs to sequence s and heads g * span .. of it.
 ///
-/// Every tile that a stream's length reaches must have been written whole by encode_tile.
+/// Every tile that a stream's length reaches must have been written whole by encode_tile or
+/// encode_tile_after.
 struct KvView {
   HeadShape shape;
   std::int32_t n_seq = 0;
