@@ -6,6 +6,7 @@
 
 #include "cuda/attend/combine.cuh"
 #include "cuda/attend/launchers.hpp"
+#include "cuda/attend/sketch.cuh"
 #include "cuda/core/check.hpp"
 #include "src/attend/options.hpp"
 
@@ -108,6 +109,9 @@ Choice choose(const KvView& view) {
     return refuse("codec " + view.v_codec.name() + " for v: groups of " +
                   std::to_string(c.v.group) + " channels have no kernel");
   }
+  if (c.k.width != head_dim && view.k_codec.as<Qjl>() == nullptr) {
+    return refuse("codec " + view.k_codec.name() + " for k prepares queries in a way of its own");
+  }
   c.launch = launcher_for(k_kind, v_kind);
   AttendParams p{};
   p.view = view;
@@ -166,6 +170,13 @@ std::size_t state_bytes(const AttendParams& p) {
   return static_cast<std::size_t>((n_units * p.n_splits() * p.state_floats() * 4 + 255) / 256 * 256);
 }
 
+/// Bytes of the sketches of all query rows, behind the states.
+std::size_t sketch_bytes(const AttendParams& p, const TileFormat& k) {
+  if (k.width == p.view.shape.head_dim) return 0;
+  const std::int64_t n_rows = std::int64_t{p.view.n_seq} * p.view.shape.n_kv_heads * p.n_units * p.unit_rows;
+  return static_cast<std::size_t>((n_rows * k.width * 4 + 255) / 256 * 256);
+}
+
 void check_shape(const KvView& view) {
   kvcodec::check(view.shape);
   if (view.n_seq < 0 || view.n_seq > kMaxGridZ) refuse("n_seq", view.n_seq, "0..65535");
@@ -196,7 +207,10 @@ std::string why_unsupported(const KvView& view) { return choose(view).why; }
 
 std::size_t attend_workspace_bytes(const KvView& view, const AttendLimits& limits) {
   check_shape(view);
-  return state_bytes(plan(view, limits));
+  const Choice choice = choose(view);
+  if (choice.launch == nullptr) throw unsupported(choice.why);
+  const AttendParams p = plan(view, limits);
+  return state_bytes(p) + sketch_bytes(p, choice.k);
 }
 
 void attend(const KvView& view, const DeviceQueries& queries, const DeviceOutput& output,
@@ -208,9 +222,10 @@ void attend(const KvView& view, const DeviceQueries& queries, const DeviceOutput
   if (view.n_seq == 0) return;
   check_arguments(view, queries, output, options);
   AttendParams p = plan(view, limits);
-  if (workspace == nullptr && state_bytes(p) > 0) refuse("workspace", "null", "a device pointer");
-  if (workspace_bytes < state_bytes(p)) {
-    refuse("workspace_bytes", workspace_bytes, "at least " + std::to_string(state_bytes(p)));
+  const std::size_t needed = state_bytes(p) + sketch_bytes(p, choice.k);
+  if (workspace == nullptr && needed > 0) refuse("workspace", "null", "a device pointer");
+  if (workspace_bytes < needed) {
+    refuse("workspace_bytes", workspace_bytes, "at least " + std::to_string(needed));
   }
   p.k = choice.k;
   p.v = choice.v;
@@ -232,11 +247,18 @@ void attend(const KvView& view, const DeviceQueries& queries, const DeviceOutput
   p.states = static_cast<float*>(workspace);
   p.out = output.out;
   p.lse = output.lse;
+  const dim3 per_row(static_cast<unsigned>(view.shape.n_kv_heads * p.n_units),
+                     static_cast<unsigned>(p.unit_rows), static_cast<unsigned>(view.n_seq));
+  if (sketch_bytes(p, p.k) > 0) {
+    auto* sketch = reinterpret_cast<float*>(static_cast<std::byte*>(workspace) + state_bytes(p));
+    p.q_prepared = sketch;
+    cuda::check(launch(sketch_kernel, {per_row, dim3(kAttendThreads), 0, stream}, p,
+                       view.k_codec.as<Qjl>()->table, sketch),
+                "attend on the device, sketching queries");
+  }
   cuda::check(choice.launch(p, false, stream), "attend on the device");
-  const dim3 grid(static_cast<unsigned>(view.shape.n_kv_heads * p.n_units),
-                  static_cast<unsigned>(p.unit_rows), static_cast<unsigned>(view.n_seq));
-  cuda::check(launch(combine_kernel, {grid, dim3(kAttendThreads), 0, stream}, p),
-               "attend on the device, merging splits");
+  cuda::check(launch(combine_kernel, {per_row, dim3(kAttendThreads), 0, stream}, p),
+              "attend on the device, merging splits");
 }
 
 }  // namespace kvcodec::cuda

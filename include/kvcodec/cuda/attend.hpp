@@ -49,10 +49,12 @@ struct DeviceOutput {
 std::string why_unsupported(const KvView& view);
 inline bool supports(const KvView& view) { return why_unsupported(view).empty(); }
 
-/// Bytes of working memory on the device, a multiple of 256.
+/// Bytes of working memory on the device, a multiple of 256. Throws unsupported and invalid_argument
+/// as attend() does.
 std::size_t attend_workspace_bytes(const KvView& view, const AttendLimits& limits);
 
-/// Attends over a view: one launch over all rows and one that merges splits.
+/// Attends over a view: one launch over all rows and one that merges splits; QJL keys take one before
+/// that sketches the queries.
 ///
 /// Asynchronous on `stream`, allocates nothing, may be captured. `workspace` is device memory aligned
 /// to 256 bytes. `options.sink_logits` is a device pointer. Throws unsupported as why_unsupported

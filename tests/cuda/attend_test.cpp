@@ -1,0 +1,256 @@
+// Attention on the device against the float64 reference over the rows that the view decodes to.
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "kvcodec/cuda/attend.hpp"
+#include "tests/cuda/device_tools.hpp"
+#include "tests/support/attend_tools.hpp"
+#include "tests/support/cache_tools.hpp"
+#include "tests/support/codecs.hpp"
+
+namespace kvcodec {
+namespace {
+
+/// Queries and weights are f16: 2^-11 of rounding in each product, averaged over many.
+constexpr double kRelative = 1.5e-3;
+
+/// Runs attend on the device with guarded memory of exactly the size that was asked for.
+test::Result attend_on_device(const KvView& host, const test::QueryBatch& batch,
+                              const AttendOptions& options, std::int32_t split_rows = 256) {
+  const cuda::DeviceView device(host);
+  const auto q = test::on_device(batch.q);
+  const auto indptr = test::on_device(batch.indptr);
+  const auto pos = test::on_device(batch.pos);
+  const auto k_new = test::on_device(batch.k_new);
+  const auto v_new = test::on_device(batch.v_new);
+  const std::vector<float> sinks(
+      options.sink_logits,
+      options.sink_logits + (options.sink_logits == nullptr ? 0 : host.shape.n_q_heads));
+  const auto sink_logits = test::on_device(sinks);
+  cuda::AttendLimits limits;
+  limits.split_rows = split_rows;
+  for (std::int64_t s = 0; s < host.n_seq; ++s) {
+    const auto n = batch.indptr[static_cast<std::size_t>(s) + 1] -
+                   batch.indptr[static_cast<std::size_t>(s)];
+    limits.max_tokens_per_seq = std::max(limits.max_tokens_per_seq, static_cast<std::int32_t>(n));
+    for (std::int64_t i = 0; i < host.n_streams_per_seq(); ++i) {
+      limits.max_encoded_rows =
+          std::max(limits.max_encoded_rows, host.encoded_rows(s * host.n_streams_per_seq() + i));
+    }
+    for (std::int64_t h = s * host.shape.n_kv_heads; h < (s + 1) * host.shape.n_kv_heads; ++h) {
+      std::int64_t raw = batch.k_new.empty() ? 0 : n;
+      for (const RawRows* rows : {host.sinks, host.kept, host.recent}) {
+        raw += rows == nullptr ? 0 : rows[h].n_rows;
+      }
+      limits.max_raw_rows = std::max(limits.max_raw_rows, raw);
+    }
+  }
+  AttendOptions on_device = options;
+  if (options.sink_logits != nullptr) on_device.sink_logits = sink_logits.data();
+  const auto n_rows = static_cast<std::size_t>(batch.n_tokens() * host.shape.n_q_heads);
+  test::GuardedBuffer<float> out(n_rows * static_cast<std::size_t>(host.shape.head_dim));
+  test::GuardedBuffer<float> lse(n_rows);
+  test::GuardedBuffer<std::byte> workspace(
+      cuda::attend_workspace_bytes(device.view(), limits) + 256);
+  auto* aligned = reinterpret_cast<std::byte*>(
+      (reinterpret_cast<std::uintptr_t>(workspace.data()) + 255) / 256 * 256);
+  cuda::attend(device.view(),
+               {q.data(), DType::f32, indptr.data(), pos.data(),
+                batch.k_new.empty() ? nullptr : k_new.data(),
+                batch.v_new.empty() ? nullptr : v_new.data()},
+               {out.data(), DType::f32, lse.data()}, on_device, limits, aligned,
+               cuda::attend_workspace_bytes(device.view(), limits));
+  cuda::synchronize(nullptr);
+  static_cast<void>(workspace.to_host());
+  return {out.to_host(), lse.to_host()};
+}
+
+/// Relative L2 error of the outputs and the largest error of an lse.
+void expect_near(const test::Result& got, const test::Expected& want, const std::string& what) {
+  double error = 0.0;
+  double norm = 0.0;
+  for (std::size_t i = 0; i < want.out.size(); ++i) {
+    ASSERT_TRUE(std::isfinite(got.out[i])) << what << ", value " << i;
+    const double e = static_cast<double>(got.out[i]) - want.out[i];
+    error += e * e;
+    norm += want.out[i] * want.out[i];
+  }
+  EXPECT_LE(std::sqrt(error), kRelative * std::sqrt(norm)) << what << ", out";
+  for (std::size_t i = 0; i < want.lse.size(); ++i) {
+    if (std::isinf(want.lse[i])) EXPECT_EQ(static_cast<double>(got.lse[i]), want.lse[i]) << what;
+    else EXPECT_NEAR(static_cast<double>(got.lse[i]), want.lse[i], 2e-3) << what << ", lse " << i;
+  }
+}
+
+/// Sequences of these lengths, cached as a plan says.
+struct Cached {
+  Cached(const std::string& plan, const HeadShape& shape, const std::vector<std::int64_t>& lengths,
+         std::uint64_t seed = 1)
+      : cache(make_cache_config(plan, shape, 1, 4096, 4)) {
+    for (const std::int64_t n : lengths) {
+      seqs.push_back(cache.open());
+      const test::Tokens tokens(shape, n, seed++);
+      EXPECT_EQ(append(cache, seqs.back(), 0, tokens, 0, n), Status::ok) << plan;
+      last_pos.push_back(n - 1);
+    }
+    view = cache.view(0, seqs, buffers);
+  }
+  test::QueryBatch queries(const std::vector<std::int64_t>& counts) const {
+    return test::make_queries(view.shape, counts, last_pos, 77);
+  }
+
+  Cache cache;
+  std::vector<SeqId> seqs;
+  std::vector<std::int64_t> last_pos;
+  ViewBuffers buffers;
+  KvView view;
+};
+
+struct Case {
+  const char* plan;
+  HeadShape shape;
+  std::int64_t n_rows;
+};
+std::string name_of(const ::testing::TestParamInfo<Case>& info) {
+  return test::test_name(std::string(info.param.plan) + "_d" +
+                         std::to_string(info.param.shape.head_dim) + "_g" +
+                         std::to_string(info.param.shape.gqa_group()) + "_n" +
+                         std::to_string(info.param.n_rows));
+}
+void PrintTo(const Case& c, std::ostream* os) { *os << c.plan; }
+
+class DeviceAttend : public test::OnDevice<::testing::TestWithParam<Case>> {};
+
+TEST_P(DeviceAttend, IsTheReference) {
+  const Case& c = GetParam();
+  const Cached cached(c.plan, c.shape, {c.n_rows});
+  ASSERT_EQ(cuda::why_unsupported(cached.view), "");
+  const test::QueryBatch batch = cached.queries({1});
+  const AttendOptions options = test::default_options(c.shape.head_dim);
+  expect_near(attend_on_device(cached.view, batch, options),
+              test::reference(cached.view, batch, options), c.plan);
+}
+
+// Every kind of code on both sides, group sizes with short rests, zeros, shared heads, one to sixteen
+// query heads per KV head, lengths around tiles and splits.
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, DeviceAttend,
+    ::testing::Values(
+        Case{"kv=nqkv", {2, 2, 128}, 320}, Case{"kv=nqkv:g32", {4, 1, 128}, 200},
+        Case{"kv=nqsym:g128", {8, 1, 128}, 700}, Case{"kv=nqkv:g256", {4, 2, 128}, 260},
+        Case{"kv=nqkv", {16, 1, 64}, 330}, Case{"kv=nqsym", {5, 1, 80}, 250},
+        Case{"kv=nqkv", {12, 1, 96}, 200}, Case{"kv=nqkv", {4, 1, 256}, 200},
+        Case{"kv=nqkv", {16, 1, 256}, 140}, Case{"kv=hadamard+lm:b4", {4, 1, 128}, 260},
+        Case{"kv=wkv:b4:g32", {4, 1, 128}, 260}, Case{"kv=wkv:b4:g64", {16, 1, 64}, 200},
+        Case{"k=lm:b4,v=kivi:b4:g32", {4, 1, 128}, 200}, Case{"k=rabitq:b4,v=lm:b4", {4, 1, 64}, 200},
+        Case{"kv=int8", {4, 1, 128}, 330}, Case{"kv=int8", {7, 1, 80}, 200},
+        Case{"kv=int8", {16, 1, 64}, 200}, Case{"kv=wkv:b8:g64", {4, 1, 128}, 200},
+        Case{"k=int8,v=nqsym", {4, 1, 128}, 330}, Case{"kv=fp8", {4, 1, 128}, 200},
+        Case{"kv=fp8:row", {4, 1, 64}, 200}, Case{"kv=fp8:s0.25", {16, 1, 64}, 200},
+        Case{"kv=f16", {4, 1, 128}, 260}, Case{"kv=f16", {4, 1, 96}, 200},
+        Case{"kv=f16", {2, 1, 256}, 140}, Case{"kv=lm:b2", {4, 1, 128}, 330},
+        Case{"kv=wkv:b2:g64", {4, 1, 128}, 200}, Case{"k=lm:b2,v=kivi:b2:g32", {16, 1, 64}, 200},
+        Case{"k=rabitq:b1,v=lm:b4", {4, 1, 128}, 200}, Case{"k=lm:b1,v=lm:b2", {4, 1, 64}, 200},
+        Case{"k=qjl:m256,v=lm:b4", {4, 1, 128}, 330}, Case{"k=qjl:m128,v=lm:b2", {4, 1, 64}, 200},
+        Case{"kv=nqsym,recent=0", {4, 1, 64}, 64}, Case{"kv=nqsym,recent=0", {4, 1, 64}, 256},
+        Case{"kv=nqsym,recent=1", {4, 1, 64}, 257}, Case{"kv=nqsym,recent=32", {4, 1, 64}, 3},
+        Case{"kv=mean:n64+nqsym,page=256", {4, 2, 64}, 600}),
+    name_of);
+
+/// A view of which some things are unusual, under options.
+class DeviceAttendOptions : public test::OnDevice<> {
+ protected:
+  void expect_reference(const Cached& cached, const std::vector<std::int64_t>& counts,
+                        const AttendOptions& options, const std::string& what) {
+    const test::QueryBatch batch = cached.queries(counts);
+    expect_near(attend_on_device(cached.view, batch, options),
+                test::reference(cached.view, batch, options), what);
+  }
+};
+
+TEST_F(DeviceAttendOptions, RaggedBatchesOfManyTokens) {
+  const Cached cached("kv=nqsym,recent=8,sink=4", {8, 2, 64}, {300, 0, 70, 520});
+  expect_reference(cached, {5, 0, 1, 3}, test::default_options(64), "tokens 5, 0, 1, 3");
+}
+
+TEST_F(DeviceAttendOptions, WindowSoftCapAndSinkLogits) {
+  const Cached cached("kv=int8,recent=8,sink=4", {8, 2, 64}, {400});
+  AttendOptions options = test::default_options(64);
+  options.window = 150;
+  expect_reference(cached, {3}, options, "window");
+  options.window_sinks = 70;
+  expect_reference(cached, {3}, options, "window with sinks");
+  options.logits_soft_cap = 2.0f;
+  expect_reference(cached, {3}, options, "soft cap");
+  const float inf = std::numeric_limits<float>::infinity();
+  const std::vector<float> sinks = {0.5f, -inf, 3.0f, 20.0f, -5.0f, 0.0f, 1.0f, 2.0f};
+  options.sink_logits = sinks.data();
+  expect_reference(cached, {3}, options, "sink logits");
+}
+
+TEST_F(DeviceAttendOptions, OwnRowsThatAreNotCached) {
+  const Cached cached("kv=nqsym,recent=8", {8, 2, 64}, {200, 64});
+  test::QueryBatch batch =
+      test::make_queries(cached.view.shape, {4, 2}, {200 + 3, 64 + 1}, 5);
+  batch.k_new = test::gauss_rows(6, 128, 6);
+  batch.v_new = test::gauss_rows(6, 128, 7);
+  const AttendOptions options = test::default_options(64);
+  expect_near(attend_on_device(cached.view, batch, options),
+              test::reference(cached.view, batch, options), "own rows");
+}
+
+// Listed positions, masks per query head, staged rows.
+TEST_F(DeviceAttendOptions, WhatPoliciesLeave) {
+  const Cached lag("kv=nqsym,policy=lagkv:l64:r0.5,sink=16", {4, 2, 64}, {700});
+  expect_reference(lag, {2}, test::default_options(64), "lagkv");
+}
+
+TEST_F(DeviceAttendOptions, ResultsDependOnNothingElseInTheBatch) {
+  const HeadShape shape{4, 2, 64};
+  const Cached alone("kv=nqsym", shape, {420}, 9);
+  const Cached among("kv=nqsym", shape, {420, 900, 30}, 9);
+  const AttendOptions options = test::default_options(64);
+  const auto one = attend_on_device(alone.view, alone.queries({1}), options);
+  const auto all = attend_on_device(among.view, among.queries({1, 4, 1}), options);
+  for (std::size_t i = 0; i < one.out.size(); ++i) ASSERT_EQ(one.out[i], all.out[i]) << i;
+  for (std::size_t i = 0; i < one.lse.size(); ++i) ASSERT_EQ(one.lse[i], all.lse[i]) << i;
+}
+
+TEST_F(DeviceAttendOptions, BadArgumentsAreNamed) {
+  const Cached cached("kv=nqsym", {4, 2, 64}, {100});
+  AttendOptions options = test::default_options(64);
+  const auto message = [&](const AttendOptions& o, const cuda::AttendLimits& limits,
+                           std::size_t bytes) -> std::string {
+    float x = 0.0f;
+    std::int64_t i = 0;
+    std::int32_t j = 0;
+    try {
+      cuda::attend(cached.view, {&x, DType::f32, &i, &j}, {&x}, o, limits, &x, bytes);
+    } catch (const invalid_argument& e) {
+      return e.what();
+    }
+    return "accepted";
+  };
+  cuda::AttendLimits limits;
+  limits.max_encoded_rows = 100;
+  EXPECT_TRUE(test::contains(message(options, limits, 16), {"workspace_bytes = 16"}));
+  limits.split_rows = 100;
+  EXPECT_TRUE(test::contains(message(options, limits, 16), {"split_rows = 100"}));
+  limits = {};
+  limits.max_tokens_per_seq = 0;
+  EXPECT_TRUE(test::contains(message(options, limits, 16), {"max_tokens_per_seq = 0"}));
+  options.sm_scale = -1.0f;
+  EXPECT_TRUE(test::contains(message(options, {}, 16), {"sm_scale"}));
+}
+
+TEST_F(DeviceAttendOptions, WhatNoKernelReadsIsSaid) {
+  for (const char* plan : {"k=kivi,v=nqsym", "kv=lm:b3", "k=nqsym,v=int8"}) {
+    const Cached cached(plan, {4, 2, 64}, {100});
+    EXPECT_FALSE(cuda::supports(cached.view)) << plan;
+    EXPECT_TRUE(test::contains(cuda::why_unsupported(cached.view), {"attend on the device: codec"}));
+  }
+}
+
+}  // namespace
+}  // namespace kvcodec
