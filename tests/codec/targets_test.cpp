@@ -37,6 +37,12 @@ constexpr Target kTargets[] = {
     near("nqkv:g128", 4.125, 0.00914),
     near("nqkv:g256", 4.0625, 0.00973),
     {"nqkv:g128:search", 4.125, 0.0078, 0.0081},
+    near("nqfit:g32", 4.5, 0.00644),
+    near("nqfit:g64", 4.25, 0.00753),
+    near("nqfit:g128", 4.125, 0.00854),
+    near("nqfit:g256", 4.0625, 0.00950),
+    near("nqfit:g64:search", 4.25, 0.00653),
+    near("nqfit:g128:search", 4.125, 0.00752),
     near("fp8:s0.0122768", 8.0, 7.02e-4),  // 448 s = 5.5
     near("fp8", 8.0, 7.02e-4),
     near("fp8:row", 8.125, 6.62e-4),
