@@ -3,48 +3,20 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "tests/support/codecs.hpp"
 #include "tests/support/inputs.hpp"
+#include "tests/support/nqkv_tile.hpp"
 
 namespace kvcodec {
 namespace {
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr int kDim = 64;
-
-/// A tile of head_dim 64 with g64, filled with `rest`.
-struct Tile {
-  std::vector<float> x;
-  std::vector<std::byte> bytes;
-  std::vector<float> decoded;
-  bool finite = true;
-
-  explicit Tile(float rest = 0.0f) : x(kTileRows * kDim, rest) {}
-  float& at(int row, int channel) { return x[static_cast<std::size_t>(row * kDim + channel)]; }
-
-  template <class C>
-  void run(const C& codec, Side side = Side::key) {
-    bytes.assign(codec.tile_bytes(kDim), std::byte{0xee});
-    decoded.assign(x.size(), kNan);
-    finite = codec.encode_tile(side, kDim, x.data(), bytes.data());
-    codec.decode_tile(side, kDim, bytes.data(), decoded.data());
-  }
-  std::uint32_t code(int row, int channel, Side side = Side::key) const {
-    return TileLayout{side, 4, kDim}.get(bytes.data(), row, channel);
-  }
-  std::uint16_t scale(int row) const {
-    return get_scale(bytes.data() + TileLayout{Side::key, 4, kDim}.plane_bytes(), row);
-  }
-  float value(int row, int channel) const {
-    return decoded[static_cast<std::size_t>(row * kDim + channel)];
-  }
-};
+using test::kDim;
+using test::kInf;
+using test::kNan;
+using Tile = test::NqkvTile;
 
 template <class Codec>
 class NqkvTest : public ::testing::Test {};
@@ -103,8 +75,8 @@ TYPED_TEST(NqkvTest, LevelsThresholdsAndTheirNeighbours) {
 
 TYPED_TEST(NqkvTest, ThresholdsAreMidpointsOfAscendingLevels) {
   const LevelTable& table = table_of<TypeParam>();
-  if (!TableOf<TypeParam>::type::signed_scale) EXPECT_EQ(table.level[0], -1.0f);
-  EXPECT_GE(table.level[0], -1.0f);
+  const bool signed_scale = TableOf<TypeParam>::type::signed_scale;
+  EXPECT_TRUE(signed_scale ? table.level[0] > -1.0f : table.level[0] == -1.0f);
   EXPECT_EQ(table.level[15], 1.0f);
   for (int i = 0; i < 15; ++i) {
     EXPECT_LT(table.level[i], table.level[i + 1]);
@@ -127,6 +99,7 @@ TEST(NqkvTables, PublishedEnds) {
 }
 
 TYPED_TEST(NqkvTest, ZeroGroupsHaveScaleZeroAndOneCode) {
+  const std::uint32_t code = TableOf<TypeParam>::type::signed_scale ? 8 : 7;
   for (const float zero : {0.0f, -0.0f, 1e-45f, 0x1p-25f, -0x1p-26f}) {  // f16(max) == 0
     Tile tile(zero);
     tile.run(TypeParam{});
@@ -134,7 +107,7 @@ TYPED_TEST(NqkvTest, ZeroGroupsHaveScaleZeroAndOneCode) {
     for (int row = 0; row < kTileRows; ++row) {
       EXPECT_EQ(tile.scale(row), 0);
       for (int channel = 0; channel < kDim; ++channel) {
-        ASSERT_EQ(tile.code(row, channel), std::is_same_v<TypeParam, NqkvFitted> ? 8u : 7u);
+        ASSERT_EQ(tile.code(row, channel), code);
         ASSERT_EQ(tile.value(row, channel), 0.0f);
       }
     }
@@ -251,133 +224,6 @@ TYPED_TEST(NqkvTest, NamesAndParameters) {
                                 ":", "g64:", "64", "x0.9:search", "g64 "}) {
     EXPECT_THROW(TypeParam::parse(bad), invalid_argument) << bad;
   }
-}
-
-// ---- What a scale with a sign changes ----
-
-TEST(NqkvFittedRule, TheScaleHasTheSignOfTheLargestValue) {
-  Tile tile;
-  tile.at(0, 3) = -2.0f;
-  tile.at(0, 4) = 1.5f;
-  tile.at(1, 3) = 2.0f;
-  tile.at(1, 4) = 1.5f;
-  tile.run(NqkvFitted{});
-  EXPECT_EQ(tile.scale(0), 0xc000);
-  EXPECT_EQ(tile.code(0, 3), 15u);
-  EXPECT_EQ(tile.value(0, 3), -2.0f);
-  EXPECT_EQ(tile.code(0, 4), 1u);  // -0.75
-  EXPECT_EQ(tile.value(0, 4), -2.0f * FittedTable::table.level[1]);
-  EXPECT_EQ(tile.scale(1), 0x4000);
-  EXPECT_EQ(tile.code(1, 4), 14u);  // 0.75
-}
-
-TEST(NqkvFittedRule, OfPlusAndMinusTheLargestTheLowerChannelCounts) {
-  Tile tile;
-  tile.at(0, 5) = -1.0f;
-  tile.at(0, 9) = 1.0f;
-  tile.at(1, 5) = 1.0f;
-  tile.at(1, 9) = -1.0f;
-  tile.run(NqkvFitted{});
-  EXPECT_EQ(tile.scale(0), 0xbc00);
-  EXPECT_EQ(tile.value(0, 5), -1.0f);
-  EXPECT_EQ(tile.value(0, 9), -FittedTable::table.level[0]);
-  EXPECT_EQ(tile.scale(1), 0x3c00);
-  EXPECT_EQ(tile.value(1, 5), 1.0f);
-  EXPECT_EQ(tile.value(1, 9), FittedTable::table.level[0]);
-}
-
-// Why a table that is not symmetric leaves no mean error.
-TEST(NqkvFittedRule, NegatedRowsHaveTheSameCodesAndNegatedScales) {
-  for (const test::Input kind : test::kAllInputs) {
-    for (const char* options : {"g64", "g64:x0.75", "g64:search"}) {
-      Tile plus;
-      Tile minus;
-      plus.x = test::make_rows(kind, kTileRows, kDim, 31);
-      for (std::size_t i = 0; i < plus.x.size(); ++i) minus.x[i] = -plus.x[i];
-      plus.run(NqkvFitted::parse(options));
-      minus.run(NqkvFitted::parse(options));
-      for (int row = 0; row < kTileRows; ++row) {
-        const int sign = plus.scale(row) != 0 ? 0x8000 : 0;
-        ASSERT_EQ(minus.scale(row), plus.scale(row) ^ sign) << to_string(kind) << " " << options;
-        for (int c = 0; c < kDim; ++c) {
-          ASSERT_EQ(minus.code(row, c), plus.code(row, c));
-          ASSERT_EQ(minus.value(row, c), -plus.value(row, c));
-        }
-      }
-    }
-  }
-}
-
-TEST(NqkvFittedRule, GroupsWithoutAScaleDecodeToPlusZero) {
-  for (const char* options : {"g64", "g64:x0.5", "g64:search"}) {
-    for (const float zero : {0.0f, -0.0f, kNan, 0x1p-25f, -0x1p-25f, -0x1p-140f}) {
-      Tile tile(zero);
-      tile.run(NqkvFitted::parse(options));
-      EXPECT_EQ(tile.finite, !std::isnan(zero));
-      for (int row = 0; row < kTileRows; ++row) {
-        ASSERT_EQ(tile.scale(row), 0) << zero << " " << options;
-        for (int c = 0; c < kDim; ++c) ASSERT_EQ(bit_cast<std::uint32_t>(tile.value(row, c)), 0u);
-      }
-    }
-  }
-}
-
-// -0 and NaN beside other values count as 0, whatever the sign of the scale.
-TEST(NqkvFittedRule, MinusZeroAndNanAreCodedAsZero) {
-  for (const float largest : {1.0f, -1.0f}) {
-    Tile tile;
-    for (int row = 0; row < 4; ++row) tile.at(row, 7) = largest;
-    tile.at(1, 8) = -0.0f;
-    tile.at(2, 8) = kNan;
-    tile.at(3, 6) = -kNan;  // before the largest
-    tile.run(NqkvFitted{});
-    EXPECT_FALSE(tile.finite);
-    for (int row = 0; row < 4; ++row) {
-      EXPECT_EQ(tile.scale(row), largest > 0.0f ? 0x3c00 : 0xbc00);
-      EXPECT_EQ(tile.code(row, 8), tile.code(0, 8));
-      EXPECT_EQ(tile.code(row, 6), tile.code(0, 8));
-    }
-  }
-}
-
-/// Squared error of a group of 64 with a given scale, every value at its nearest level.
-double nearest_error(const float* x, double scale) {
-  double sum = 0.0;
-  for (int c = 0; c < kDim; ++c) {
-    double best = std::numeric_limits<double>::infinity();
-    for (const float level : FittedTable::table.level) {
-      const double e = static_cast<double>(x[c]) - scale * static_cast<double>(level);
-      best = std::min(best, e * e);
-    }
-    sum += best;
-  }
-  return sum;
-}
-
-TEST(NqkvFittedRule, SearchFindsTheBestCandidateOfBothSigns) {
-  Tile tile;
-  tile.x = test::gauss_rows(kTileRows, kDim, 32);
-  tile.run(NqkvFitted::parse("g64:search"));
-  int turned = 0;
-  for (int row = 0; row < kTileRows; ++row) {
-    const float* x = tile.x.data() + row * kDim;
-    float largest = 0.0f;
-    for (int c = 0; c < kDim; ++c) {
-      if (std::fabs(x[c]) > std::fabs(largest)) largest = x[c];
-    }
-    double best = nearest_error(x, static_cast<double>(to_f32(to_f16(largest))));
-    for (int i = 0; i < 36; ++i) {
-      const float multiplier = std::fma(0.0125f, static_cast<float>(i), 0.7f);
-      const float candidate = to_f32(to_f16((i % 2 == 0 ? multiplier : -multiplier) * largest));
-      best = std::min(best, nearest_error(x, static_cast<double>(candidate)));
-    }
-    const float chosen = to_f32(f16{tile.scale(row)});
-    EXPECT_NEAR(nearest_error(x, static_cast<double>(chosen)), best, 1e-6 * best) << row;
-    turned += chosen * largest < 0.0f ? 1 : 0;
-  }
-  // About 3 of 10 groups are better off with the other sign.
-  EXPECT_GE(turned, 8);
-  EXPECT_LE(turned, 40);
 }
 
 }  // namespace
