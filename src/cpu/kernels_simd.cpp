@@ -47,7 +47,8 @@ const Kernels* target_kernels() noexcept {
       {fast_codec_functions[kRawBf16], score_raw<Bf16Decoder>, add_raw<Bf16Decoder>},
       {fast_codec_functions[kInt8Token], score_int8, add_int8},
       {fast_codec_functions[kNqkv], score_nqkv<Nqkv>, add_nqkv<Nqkv>},
-      {fast_codec_functions[kNqkvSymmetric], score_nqkv<NqkvSymmetric>, add_nqkv<NqkvSymmetric>}};
+      {fast_codec_functions[kNqkvSymmetric], score_nqkv<NqkvSymmetric>, add_nqkv<NqkvSymmetric>},
+      {fast_codec_functions[kNqkvFitted], score_nqkv<NqkvFitted>, add_nqkv<NqkvFitted>}};
   static const Kernels table = {
       target_name(),
       codecs,

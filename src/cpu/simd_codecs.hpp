@@ -6,7 +6,16 @@
 namespace kvcodec::cpu {
 
 /// Their order in the tables.
-enum FastCodec { kRawF32, kRawF16, kRawBf16, kInt8Token, kNqkv, kNqkvSymmetric, kFastCodecs };
+enum FastCodec {
+  kRawF32,
+  kRawF16,
+  kRawBf16,
+  kInt8Token,
+  kNqkv,
+  kNqkvSymmetric,
+  kNqkvFitted,
+  kFastCodecs
+};
 
 /// Their functions, which identify the codec types. Kept in a file of its own: the tables' file must
 /// not instantiate codec templates, because it is compiled for several instruction sets.

@@ -1,53 +1,26 @@
-// nqkv and nqsym to the letter: tables, thresholds, ties, scales, limits.
+// nqkv, nqsym and nqfit to the letter: tables, thresholds, ties, scales, limits.
 #include "kvcodec/codec/nqkv.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "tests/support/codecs.hpp"
 #include "tests/support/inputs.hpp"
+#include "tests/support/nqkv_tile.hpp"
 
 namespace kvcodec {
 namespace {
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr int kDim = 64;
-
-/// A tile of head_dim 64 with g64, filled with `rest`.
-struct Tile {
-  std::vector<float> x;
-  std::vector<std::byte> bytes;
-  std::vector<float> decoded;
-  bool finite = true;
-
-  explicit Tile(float rest = 0.0f) : x(kTileRows * kDim, rest) {}
-  float& at(int row, int channel) { return x[static_cast<std::size_t>(row * kDim + channel)]; }
-
-  template <class C>
-  void run(const C& codec, Side side = Side::key) {
-    bytes.assign(codec.tile_bytes(kDim), std::byte{0xee});
-    decoded.assign(x.size(), kNan);
-    finite = codec.encode_tile(side, kDim, x.data(), bytes.data());
-    codec.decode_tile(side, kDim, bytes.data(), decoded.data());
-  }
-  std::uint32_t code(int row, int channel, Side side = Side::key) const {
-    return TileLayout{side, 4, kDim}.get(bytes.data(), row, channel);
-  }
-  std::uint16_t scale(int row) const {
-    return get_scale(bytes.data() + TileLayout{Side::key, 4, kDim}.plane_bytes(), row);
-  }
-  float value(int row, int channel) const {
-    return decoded[static_cast<std::size_t>(row * kDim + channel)];
-  }
-};
+using test::kDim;
+using test::kInf;
+using test::kNan;
+using Tile = test::NqkvTile;
 
 template <class Codec>
 class NqkvTest : public ::testing::Test {};
-using Codecs = ::testing::Types<Nqkv, NqkvSymmetric>;
+using Codecs = ::testing::Types<Nqkv, NqkvSymmetric, NqkvFitted>;
 struct Names {
   template <class C>
   static std::string GetName(int) {
@@ -57,9 +30,21 @@ struct Names {
 TYPED_TEST_SUITE(NqkvTest, Codecs, Names);
 
 template <class C>
+struct TableOf;
+template <class T>
+struct TableOf<NormalQuantile<T>> {
+  using type = T;
+};
+
+template <class C>
 const LevelTable& table_of() {
-  if constexpr (std::is_same_v<C, Nqkv>) return Nf4Table::table;
-  else return SymmetricTable::table;
+  return TableOf<C>::type::table;
+}
+
+/// The level of a value as far below zero as the group's largest is above, and of the scale itself.
+template <class C>
+float lowest() {
+  return table_of<C>().level[0];
 }
 
 // Ratios are exact in f32 here, because the group's largest value, 1, is the scale.
@@ -90,12 +75,17 @@ TYPED_TEST(NqkvTest, LevelsThresholdsAndTheirNeighbours) {
 
 TYPED_TEST(NqkvTest, ThresholdsAreMidpointsOfAscendingLevels) {
   const LevelTable& table = table_of<TypeParam>();
-  EXPECT_EQ(table.level[0], -1.0f);
+  const bool signed_scale = TableOf<TypeParam>::type::signed_scale;
+  EXPECT_TRUE(signed_scale ? table.level[0] > -1.0f : table.level[0] == -1.0f);
   EXPECT_EQ(table.level[15], 1.0f);
   for (int i = 0; i < 15; ++i) {
     EXPECT_LT(table.level[i], table.level[i + 1]);
     EXPECT_NEAR(table.threshold[i], 0.5 * (table.level[i] + table.level[i + 1]), 1e-7);
   }
+  // No level is nearer to zero on the other side of the code that zero groups have.
+  const int zero_code = TableOf<TypeParam>::type::zero_code;
+  EXPECT_LE(table.level[zero_code - 1], 0.0f);
+  EXPECT_GE(table.level[zero_code + 1], 0.0f);
 }
 
 TEST(NqkvTables, PublishedEnds) {
@@ -108,7 +98,8 @@ TEST(NqkvTables, PublishedEnds) {
   }
 }
 
-TYPED_TEST(NqkvTest, ZeroGroupsHaveScaleZeroAndCodeSeven) {
+TYPED_TEST(NqkvTest, ZeroGroupsHaveScaleZeroAndOneCode) {
+  const std::uint32_t code = TableOf<TypeParam>::type::signed_scale ? 8 : 7;
   for (const float zero : {0.0f, -0.0f, 1e-45f, 0x1p-25f, -0x1p-26f}) {  // f16(max) == 0
     Tile tile(zero);
     tile.run(TypeParam{});
@@ -116,7 +107,7 @@ TYPED_TEST(NqkvTest, ZeroGroupsHaveScaleZeroAndCodeSeven) {
     for (int row = 0; row < kTileRows; ++row) {
       EXPECT_EQ(tile.scale(row), 0);
       for (int channel = 0; channel < kDim; ++channel) {
-        ASSERT_EQ(tile.code(row, channel), 7u);
+        ASSERT_EQ(tile.code(row, channel), code);
         ASSERT_EQ(tile.value(row, channel), 0.0f);
       }
     }
@@ -131,7 +122,7 @@ TYPED_TEST(NqkvTest, SubnormalScales) {
   tile.run(TypeParam{});
   EXPECT_EQ(tile.scale(0), 1);
   EXPECT_EQ(tile.value(0, 0), 0x1p-24f);
-  EXPECT_EQ(tile.value(0, 1), -0x1p-24f);
+  EXPECT_EQ(tile.value(0, 1), lowest<TypeParam>() * 0x1p-24f);
   EXPECT_EQ(tile.scale(1), 2);
   EXPECT_EQ(tile.code(1, 0), 14u);
 }
@@ -147,7 +138,7 @@ TYPED_TEST(NqkvTest, LargeValuesAreClamped) {
   EXPECT_TRUE(tile.finite);  // finite input, though beyond f16
   EXPECT_EQ(tile.value(0, 0), 65504.0f);
   EXPECT_EQ(tile.value(1, 0), 65504.0f);
-  EXPECT_EQ(tile.value(1, 1), -65504.0f);
+  EXPECT_EQ(tile.value(1, 1), lowest<TypeParam>() * 65504.0f);
   EXPECT_EQ(tile.value(1, 2), 65504.0f);
   EXPECT_EQ(tile.value(2, 0), -65504.0f);
   EXPECT_EQ(tile.scale(1), 0x7bff);

@@ -37,6 +37,12 @@ constexpr Target kTargets[] = {
     near("nqkv:g128", 4.125, 0.00914),
     near("nqkv:g256", 4.0625, 0.00973),
     {"nqkv:g128:search", 4.125, 0.0078, 0.0081},
+    near("nqfit:g32", 4.5, 0.00651),
+    near("nqfit:g64", 4.25, 0.00763),
+    near("nqfit:g128", 4.125, 0.00868),
+    near("nqfit:g256", 4.0625, 0.00968),
+    near("nqfit:g64:search", 4.25, 0.00660),
+    near("nqfit:g128:search", 4.125, 0.00762),
     near("fp8:s0.0122768", 8.0, 7.02e-4),  // 448 s = 5.5
     near("fp8", 8.0, 7.02e-4),
     near("fp8:row", 8.125, 6.62e-4),

@@ -29,6 +29,7 @@ std::vector<AnyCodec> codecs() {
   for (const int group : {32, 64, 128, 256}) {
     list.push_back(Nqkv{.group = group});
     list.push_back(NqkvSymmetric{.group = group});
+    list.push_back(NqkvFitted{.group = group});
   }
   return list;
 }

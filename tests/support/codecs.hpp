@@ -18,6 +18,7 @@ inline const std::map<std::string, std::vector<std::string>>& option_variants() 
       {"fp8", {"s1", "row"}},
       {"nqkv", {"g32", "g64", "g128", "g256", "g64:x0.96", "g32:search"}},
       {"nqsym", {"g32", "g64", "g128", "g256", "g64:x0.96", "g32:search"}},
+      {"nqfit", {"g64", "g64:search"}},
       {"wkv", {"b4:g128", "b4:g64:x0.92", "b3:g32", "b2:g128", "b2:g64:x0.58", "b8:g128"}},
       {"kivi", {"b2:g32", "b4:g64"}},
       {"lm", {"b4", "b3:unbiased", "b2:norm", "b1:rms"}},

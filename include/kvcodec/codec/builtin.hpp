@@ -17,6 +17,6 @@ namespace kvcodec {
 
 /// Every codec that can be named in a plan, in the order tables show them.
 using BuiltinCodecs = TypeList<RawF32, RawF16, RawBf16, Int8Token, Fp8, NvFp4, MxFp4, AffineToken,
-                               Kivi, LloydMax, RaBitQ, Qjl, Nqkv, NqkvSymmetric>;
+                               Kivi, LloydMax, RaBitQ, Qjl, NqkvFitted, Nqkv, NqkvSymmetric>;
 
 }  // namespace kvcodec

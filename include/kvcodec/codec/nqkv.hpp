@@ -1,26 +1,33 @@
-// Codecs "nqkv" (NF4, the paper's table) and "nqsym" (its symmetric sibling): 4-bit indices into a
-// normal-quantile table and one f16 scale per group of a token's values.
+// Codecs "nqkv" (NF4, the paper's table), "nqsym" (its symmetric sibling) and "nqfit" (levels fitted to
+// the rule that uses them): 4-bit indices into a table of 16 levels and one f16 scale per group of a
+// token's values. The tables stand in nqkv_table.hpp.
 //
 // Source   NQKV, arXiv 2505.16210 (blockwise NF4 along the token); table of QLoRA, arXiv 2305.14314.
+//          nqfit: the idea of a scale that carries the sign of the largest value, and of levels fitted
+//          to it, is that of BOF4-S (arXiv 2505.06653); its table and search are ours.
 // Bytes    head_span planes of codes, 4 bits per value (tile_layout.hpp), one per head; then one
 //          plane of f16 scales per group, groups in channel order (head 0's first).
 // Group    `group` neighbouring values of one token share a scale: inside a head, where the last
 //          group is short if head_dim is no multiple of it, or, with a group that is a multiple of
 //          head_dim, across neighbouring heads (256 is the paper's).
-// Scale    a = f16(max |x|): rounded to storage first, then used, so that the rounding of the
-//          scale costs nothing but at most 2^-11 of clipping. Optional: a = f16(multiplier * max),
-//          or the best of 36 such multipliers by squared error ("search").
+// Scale    a = f16(m): rounded to storage first, then used, so that the rounding of the scale costs
+//          nothing but at most 2^-11 of clipping. m = max |x|; nqfit: the x of largest |x|, with its
+//          sign, of equals the first. Optional: a = f16(multiplier * m), or ("search") the best by
+//          squared error of f16(m) and 36 such multipliers, of which nqfit turns the sign of every
+//          second. Of equals the first is taken. A scale that rounds to zero is stored as +0.
 // Code     number of thresholds t with x / a > t: a value equal to a threshold goes down.
-//          a = 0: every code is the level closest to zero (nqkv: index 7, exactly 0).
+//          a = 0: every code is Table::zero_code, a level close to zero (nqkv: exactly 0).
 // Value    a * table[code], one f32 product.
 // Limits   |x| above 65504 is clamped to it. Groups whose maximum rounds to f16 zero decode to 0.
 // Size     4 + 16 / group bits per value: 4.5, 4.25, 4.125, 4.0625 for 32, 64, 128, 256.
 //
 // No token ever affects another. The NF4 table is not symmetric: decoded values carry a small mean
-// error that attention over many values does not average out. Prefer "nqsym" for V.
+// error that attention over many values does not average out. Prefer "nqfit" or "nqsym" for V: of the
+// one the sign follows the data, of the other the levels come in pairs.
 #pragma once
 
 #include "kvcodec/codec/codec.hpp"
+#include "kvcodec/codec/nqkv_table.hpp"
 #include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
@@ -29,47 +36,10 @@
 
 namespace kvcodec {
 
-/// A 16-level table on [-1, 1] and its 15 decision thresholds, ascending.
-struct LevelTable {
-  float level[16];
-  float threshold[15];
-};
-
-/// NF4 as published (bitsandbytes literals): 7 negative levels, 0, 8 positive levels.
-struct Nf4Table {
-  static constexpr const char* family = "nqkv";
-  static constexpr int zero_code = 7;
-  static constexpr LevelTable table = {
-      {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
-       -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
-       0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
-       0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f},
-      {-0.8480964004993439f, -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f,
-       -0.23460740596055984f, -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f,
-       0.1202552504837513f, 0.2035212516784668f, 0.2920137718319893f, 0.3893125355243683f,
-       0.5016634166240692f, 0.6427869200706482f, 0.8614784178118011f}};
-};
-
-/// 16 normal quantiles at equally spaced probabilities between the ends NF4 uses, so that the
-/// levels come in pairs +-l and the mean of a symmetric input is kept. It has no level 0.
-struct SymmetricTable {
-  static constexpr const char* family = "nqsym";
-  static constexpr int zero_code = 7;
-  static constexpr LevelTable table = {
-      {-1.0f, -0.7102505564689636f, -0.5447700619697571f, -0.4189668893814087f,
-       -0.3125815987586975f, -0.21714182198047638f, -0.12805640697479248f, -0.04233347252011299f,
-       0.04233347252011299f, 0.12805640697479248f, 0.21714182198047638f, 0.3125815987586975f,
-       0.4189668893814087f, 0.5447700619697571f, 0.7102505564689636f, 1.0f},
-      {-0.8551253080368042f, -0.6275103092193604f, -0.4818684756755829f, -0.3657742440700531f,
-       -0.26486170291900635f, -0.17259910702705383f, -0.08519493788480759f, 0.0f,
-       0.08519493788480759f, 0.17259910702705383f, 0.26486170291900635f, 0.3657742440700531f,
-       0.4818684756755829f, 0.6275103092193604f, 0.8551253080368042f}};
-};
-
 /// How a group's scale follows from its values.
 enum class ScaleRule : std::uint8_t {
-  absmax,  ///< multiplier * max |x|
-  search,  ///< the multiplier in kFirst + i * kStep with the smallest squared error
+  absmax,  ///< multiplier * the largest value
+  search,  ///< the multiplier of kFirst + i * kStep with the smallest squared error
 };
 
 template <class Table>
@@ -201,17 +171,29 @@ struct NormalQuantile {
   }
 
   KVCODEC_HD f16 scale_for(const float* values, int n) const noexcept {
+    const float largest = largest_of(values, n);
+    const f16 scale =
+        rule == ScaleRule::absmax ? to_f16(multiplier * largest) : search_scale(values, n, largest);
+    return to_f32(scale) == 0.0f ? f16{0} : scale;
+  }
+
+  /// max |x|; with a signed scale the value itself, the first of equals.
+  KVCODEC_HD static float largest_of(const float* values, int n) noexcept {
     float largest = 0.0f;
     for (int i = 0; i < n; ++i) {
       const float a = abs_of(values[i]);
-      largest = a > largest ? a : largest;
+      if (a > abs_of(largest)) largest = Table::signed_scale ? values[i] : a;
     }
-    if (rule == ScaleRule::absmax) return to_f16(multiplier * largest);
+    return largest;
+  }
+
+  KVCODEC_HD static f16 search_scale(const float* values, int n, float largest) noexcept {
     f16 best = to_f16(largest);
     double best_error = squared_error(values, n, to_f32(best));
     for (int i = 0; i < kCandidates; ++i) {
       const float factor = __builtin_fmaf(kStep, static_cast<float>(i), kFirst);
-      const f16 candidate = to_f16(clamp_finite(factor * largest, kF16Max));
+      const float signed_factor = Table::signed_scale && i % 2 != 0 ? -factor : factor;
+      const f16 candidate = to_f16(clamp_finite(signed_factor * largest, kF16Max));
       const double error = squared_error(values, n, to_f32(candidate));
       if (error < best_error) {
         best = candidate;
@@ -238,7 +220,7 @@ struct NormalQuantile {
 
   KVCODEC_HD static void put_codes(const float* values, int n, float scale,
                                    std::uint8_t* codes) noexcept {
-    if (!(scale > 0.0f)) {
+    if (scale == 0.0f) {
       for (int i = 0; i < n; ++i) codes[i] = Table::zero_code;
       return;
     }
@@ -278,14 +260,8 @@ std::string NormalQuantile<Table>::name() const {
 
 template <class Table>
 constexpr LossBounds NormalQuantile<Table>::loss(int head_dim) const noexcept {
-  // Means over Gaussian groups of 32, 64, 128, 256 values, for NF4 by absmax, NF4 by search (the
-  // best of a finer set would be about 2 % lower) and the symmetric table by the same two rules.
-  constexpr double kMean[2][2][4] = {
-      {{0.00762, 0.00846, 0.00914, 0.00973}, {0.00629, 0.00729, 0.00803, 0.00871}},
-      {{0.00762, 0.00846, 0.00914, 0.00973}, {0.00629, 0.00729, 0.00803, 0.00871}}};
   const int size = group == 32 ? 0 : group == 64 ? 1 : group == 128 ? 2 : 3;
-  const bool symmetric = Table::table.level[7] != 0.0f;
-  const double mean = kMean[symmetric ? 1 : 0][rule == ScaleRule::search ? 1 : 0][size];
+  const double mean = Table::loss[rule == ScaleRule::search ? 1 : 0][size];
   if (multiplier != 1.0f) return {0.85 * mean, 10.0 * mean};
   const bool has_short_group = group < head_dim && head_dim % group != 0;
   if (has_short_group) return {0.85 * mean, 1.03 * mean};
@@ -296,7 +272,9 @@ constexpr LossBounds NormalQuantile<Table>::loss(int head_dim) const noexcept {
 using Nqkv = NormalQuantile<Nf4Table>;
 /// The same bytes with the symmetric table.
 using NqkvSymmetric = NormalQuantile<SymmetricTable>;
+/// The same bytes, except that scales have a sign, with the fitted table.
+using NqkvFitted = NormalQuantile<FittedTable>;
 
-static_assert(RowCodec<Nqkv> && RowCodec<NqkvSymmetric>);
+static_assert(RowCodec<Nqkv> && RowCodec<NqkvSymmetric> && RowCodec<NqkvFitted>);
 
 }  // namespace kvcodec
