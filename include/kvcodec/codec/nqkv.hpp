@@ -95,41 +95,48 @@ struct NormalQuantile {
     return code;
   }
 
-  KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
-                              std::byte* out) const noexcept {
+  KVCODEC_HD constexpr int n_parts(Side, int) const noexcept { return kTileRows; }
+
+  template <class Out>
+  KVCODEC_HD bool encode_part(Side side, int head_dim, const float* x, int row_stride, int row,
+                              Out out) const noexcept {
     const TileLayout at = layout(side, head_dim);
     const int width = head_span(head_dim) * head_dim;
-    bool finite = true;
-    for (int row = 0; row < kTileRows; ++row) {
-      float values[kMaxTileWidth];
-      std::uint8_t codes[kMaxTileWidth];
-      finite &= load_finite(x + row * width, width, kF16Max, values);
-      for (int first = 0; first < width; first += group) {
-        const int n = width - first < group ? width - first : group;
-        const f16 scale = scale_for(values + first, n);
-        put_scale(scale_plane(out, head_dim, first), row, scale.bits);
-        put_codes(values + first, n, to_f32(scale), codes + first);
-      }
-      for (int head = 0; head * head_dim < width; ++head) {
-        at.put_row(out + at.plane_bytes() * static_cast<std::size_t>(head), row,
-                   codes + head * head_dim);
-      }
+    float values[kMaxTileWidth];
+    std::uint8_t codes[kMaxTileWidth];
+    const bool finite = load_finite(x + row * row_stride, width, kF16Max, values);
+    for (int first = 0; first < width; first += group) {
+      const int n = width - first < group ? width - first : group;
+      const f16 scale = scale_for(values + first, n);
+      put_scale(scale_plane(own_bytes(out), head_dim, first), row, scale.bits);
+      put_codes(values + first, n, to_f32(scale), codes + first);
+    }
+    for (int head = 0; head * head_dim < width; ++head) {
+      at.put_row(out + at.plane_bytes() * static_cast<std::size_t>(head), row,
+                 codes + head * head_dim);
     }
     return finite;
   }
 
-  KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
-                              float* x) const noexcept {
+  KVCODEC_HD void decode_part(Side side, int head_dim, const std::byte* in, int row, float* x,
+                              int row_stride) const noexcept {
     const TileLayout at = layout(side, head_dim);
     const int width = head_span(head_dim) * head_dim;
-    for (int row = 0; row < kTileRows; ++row) {
-      for (int channel = 0; channel < width; ++channel) {
-        const float scale = to_f32(f16{get_scale(scale_plane(in, head_dim, channel), row)});
-        const std::byte* plane =
-            in + at.plane_bytes() * static_cast<std::size_t>(channel / head_dim);
-        x[row * width + channel] = scale * level_of(at.get(plane, row, channel % head_dim));
-      }
+    for (int channel = 0; channel < width; ++channel) {
+      const float scale = to_f32(f16{get_scale(scale_plane(in, head_dim, channel), row)});
+      const std::byte* plane = in + at.plane_bytes() * static_cast<std::size_t>(channel / head_dim);
+      x[row * row_stride + channel] = scale * level_of(at.get(plane, row, channel % head_dim));
     }
+  }
+
+  KVCODEC_HD bool encode_tile(Side side, int head_dim, const float* x,
+                              std::byte* out) const noexcept {
+    return encode_parts(*this, side, head_dim, x, out);
+  }
+
+  KVCODEC_HD void decode_tile(Side side, int head_dim, const std::byte* in,
+                              float* x) const noexcept {
+    decode_parts(*this, side, head_dim, in, x);
   }
 
   KVCODEC_HD void copy_rows(Side side, int head_dim, const std::byte* from, std::byte* to,
@@ -276,5 +283,6 @@ using NqkvSymmetric = NormalQuantile<SymmetricTable>;
 using NqkvFitted = NormalQuantile<FittedTable>;
 
 static_assert(RowCodec<Nqkv> && RowCodec<NqkvSymmetric> && RowCodec<NqkvFitted>);
+static_assert(PartedCodec<Nqkv> && PartedCodec<NqkvSymmetric> && PartedCodec<NqkvFitted>);
 
 }  // namespace kvcodec
