@@ -1,18 +1,13 @@
 // Barriers, shuffles, votes and reductions against what CUDA specifies, under every schedule.
-#include <gtest/gtest.h>
-
 #include <array>
 #include <cstdint>
 #include <numeric>
 #include <vector>
 
-#include "cuda/core/device.cuh"
-#include "cuda/core/ptx.cuh"
+#include "tests/simt/launches.hpp"
 
 namespace kvcodec::cuda {
 namespace {
-
-#define EXPECT_LAUNCHES(...) EXPECT_EQ((__VA_ARGS__), cudaSuccess) << simt::take_fault()
 
 // Every lane's own value is its lane number plus 100 times its warp.
 template <int kWidth>
