@@ -43,7 +43,8 @@ void copy_as_engine(const BulkCopy& copy, [[maybe_unused]] Mbarrier& m) {
   void* const scheduler = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(engine, __tsan_switch_to_fiber_no_sync);
   acquire(machine.bulk_order);
-  std::memcpy(copy.shared, copy.global, copy.bytes);  // seen, although this file is not instrumented
+  std::memcpy(copy.shared, copy.global,
+              copy.bytes);  // seen, although this file is not instrumented
   release(m.order);
   __tsan_switch_to_fiber(scheduler, __tsan_switch_to_fiber_no_sync);
 #else
@@ -73,8 +74,8 @@ bool take_async_copy(int pending, AsyncCopy& copy) {
   Thread& t = self();
   // Committed groups are 0 .. open_group - 1; the wait covers all but the newest `pending` of them.
   unsigned covered = 0;
-  while (covered < t.copies.size && t.copies.items[covered].group + static_cast<unsigned>(pending) <
-                                        t.open_group) {
+  while (covered < t.copies.size &&
+         t.copies.items[covered].group + static_cast<unsigned>(pending) < t.open_group) {
     ++covered;
   }
   if (covered == 0) return false;
@@ -92,7 +93,8 @@ bool take_async_copy(int pending, AsyncCopy& copy) {
 
 void start_mbarrier(const std::uint64_t* mbarrier, std::uint32_t count) {
   if (!in_shared_memory(mbarrier)) fail("mbarrier.init", "the mbarrier is not in shared memory");
-  if (count == 0 || count >= 1u << 20) fail("mbarrier.init", "count %u, allowed: 1 to 2^20 - 1", count);
+  if (count == 0 || count >= 1u << 20)
+    fail("mbarrier.init", "count %u, allowed: 1 to 2^20 - 1", count);
   Mbarrier* m = find_mbarrier(mbarrier);
   if (m == nullptr) {
     if (machine.mbarriers.full()) fail("mbarrier.init", "more than 64 mbarriers");
@@ -106,7 +108,8 @@ void start_mbarrier(const std::uint64_t* mbarrier, std::uint32_t count) {
 
 void arrive_at_mbarrier(const std::uint64_t* mbarrier, std::uint32_t expected_bytes) {
   Mbarrier& m = mbarrier_at(mbarrier, "mbarrier.arrive");
-  if (m.pending == 0) fail("mbarrier.arrive", "more arrivals in a phase than its count %u", m.count);
+  if (m.pending == 0)
+    fail("mbarrier.arrive", "more arrivals in a phase than its count %u", m.count);
   release(m.order);
   m.bytes += expected_bytes;
   --m.pending;
