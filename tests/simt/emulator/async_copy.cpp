@@ -63,29 +63,31 @@ void issue_async_copy(const AsyncCopy& copy) {
   if (!aligned16(copy.global)) fail("cp.async", "the global address is not a multiple of 16");
   if (copy.bytes > 16) fail("cp.async", "%u bytes, allowed: 0 to 16", copy.bytes);
   if (!in_shared_memory(copy.shared)) fail("cp.async", "the destination is not in shared memory");
-  Thread& t = self();
-  if (t.copies.full()) fail("cp.async", "more than 256 copies of one thread in flight");
-  t.copies.push({copy, t.open_group});
+  const Thread& t = self();
+  FixedList<PendingCopy, 256>& copies = machine.copies[t.linear];
+  if (copies.full()) fail("cp.async", "more than 256 copies of one thread in flight");
+  copies.push({copy, t.open_group});
 }
 
 void cp_async_commit() { ++self().open_group; }
 
 bool take_async_copy(int pending, AsyncCopy& copy) {
-  Thread& t = self();
+  const Thread& t = self();
+  FixedList<PendingCopy, 256>& copies = machine.copies[t.linear];
   // Committed groups are 0 .. open_group - 1; the wait covers all but the newest `pending` of them.
+  const auto is_covered = [&](const PendingCopy& c) {
+    return c.group + static_cast<unsigned>(pending) < t.open_group;
+  };
   unsigned covered = 0;
-  while (covered < t.copies.size &&
-         t.copies.items[covered].group + static_cast<unsigned>(pending) < t.open_group) {
-    ++covered;
-  }
+  while (covered < copies.size && is_covered(copies.items[covered])) ++covered;
   if (covered == 0) return false;
   unsigned chosen = 0;
   if (machine.schedule.order == Order::backward) chosen = covered - 1;
   if (machine.schedule.order == Order::random) {
     chosen = static_cast<unsigned>(next_random() % covered);
   }
-  copy = t.copies.items[chosen].copy;
-  t.copies.erase(chosen);
+  copy = copies.items[chosen].copy;
+  copies.erase(chosen);
   return true;
 }
 

@@ -120,8 +120,8 @@ void record_exception(const char* text) {
     }
     release(machine.ended);
     Thread& thread = self();
-    if (thread.copies.size != 0) {
-      record_fault("cp.async", "the thread returned with %u copies in flight", thread.copies.size);
+    if (const unsigned n = machine.copies[thread.linear].size; n != 0) {
+      record_fault("cp.async", "the thread returned with %u copies in flight", n);
     }
     thread.state = State::returned;
     ++machine.returned;
@@ -186,7 +186,7 @@ void prepare_thread(unsigned i, std::uint64_t sequence) {
   t.warp = i / kWarpLanes;
   t.waits_in = "?";
   t.open_group = 0;
-  t.copies.size = 0;
+  machine.copies[i].size = 0;
   // Accesses of one fiber are ordered. That CTAs of a window are not, must hold for their threads of
   // the same number too: those take turns on n + 1 fibers.
   const std::size_t number = (i + sequence) % fibers.size();
