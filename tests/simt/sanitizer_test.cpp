@@ -8,13 +8,13 @@
 
 #include "tests/simt/launches.hpp"
 
-#if defined(__has_feature)
-#define KVCODEC_HAS_UBSAN __has_feature(undefined_behavior_sanitizer)
-#elif defined(__SANITIZE_UNDEFINED__) || defined(__SANITIZE_ADDRESS__)
 // g++ has no macro for UBSan; the only tree with ASan, preset asan, has both.
-#define KVCODEC_HAS_UBSAN 1
-#else
-#define KVCODEC_HAS_UBSAN 0
+#if defined(__SANITIZE_ADDRESS__)
+#define KVCODEC_SIMT_UBSAN 1
+#elif defined(__has_feature)
+#if __has_feature(undefined_behavior_sanitizer)
+#define KVCODEC_SIMT_UBSAN 1
+#endif
 #endif
 
 namespace kvcodec::cuda {
@@ -28,6 +28,12 @@ class Sanitizer : public testing::Test {
   static void SetUpTestSuite() { GTEST_FLAG_SET(death_test_style, "fast"); }
 };
 
+#if defined(KVCODEC_SIMT_UBSAN)
+constexpr bool kUbsan = true;
+#else
+constexpr bool kUbsan = false;
+#endif
+
 class AddressSanitizer : public Sanitizer {
  protected:
   void SetUp() override {
@@ -37,7 +43,7 @@ class AddressSanitizer : public Sanitizer {
 class UndefinedSanitizer : public Sanitizer {
  protected:
   void SetUp() override {
-    if (!KVCODEC_HAS_UBSAN) GTEST_SKIP() << "needs the undefined-behaviour sanitizer (preset asan)";
+    if (!kUbsan) GTEST_SKIP() << "needs the undefined-behaviour sanitizer (preset asan)";
   }
 };
 class ThreadSanitizer : public Sanitizer {
