@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+// NOLINTBEGIN(bugprone-*)
 // The names are the compiler's: __tsan_read4, __tsan_atomic32_fetch_add, ...
 #define KVCODEC_NOTE(p, bytes, write)                                                              \
   kvcodec::simt::note_access(__builtin_return_address(0),                                          \
@@ -72,3 +73,4 @@ void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 
 }  // extern "C"
+// NOLINTEND(bugprone-*)

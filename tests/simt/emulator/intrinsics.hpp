@@ -47,6 +47,9 @@ Int convert_to_integer(double rounded) {
 
 }  // namespace kvcodec::simt
 
+// CUDA's names, which are reserved; half2 and its like go by value.
+// NOLINTBEGIN(bugprone-reserved-identifier,performance-unnecessary-value-param)
+
 // ---- Bits. ----
 
 inline int __popc(unsigned x) { return std::popcount(x); }
@@ -203,3 +206,5 @@ inline int __half2int_rn(__half x) { return __float2int_rn(__half2float(x)); }
 inline void __nanosleep(unsigned) {}
 
 [[noreturn]] inline void __trap() { kvcodec::simt::fail("__trap", "the kernel gave up"); }
+
+// NOLINTEND(bugprone-reserved-identifier,performance-unnecessary-value-param)

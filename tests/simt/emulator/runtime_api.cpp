@@ -69,7 +69,7 @@ cudaError_t read_attribute(int* value, cudaDeviceAttr attribute) {
       *value = static_cast<int>(d.shared_bytes_per_multiprocessor);
       break;
     case cudaDevAttrMaxGridDimX: *value = 0x7fffffff; break;
-    case cudaDevAttrMaxGridDimY: *value = 65535; break;
+    case cudaDevAttrMaxGridDimY:
     case cudaDevAttrMaxGridDimZ: *value = 65535; break;
     case cudaDevAttrL2CacheSize: *value = 1 << 20; break;
     case cudaDevAttrMemoryPoolsSupported: *value = 1; break;
