@@ -90,17 +90,16 @@ TEST(CpAsync, WaitForTooFewGroupsShows) {
 // Copying over a stage that others still read: the stage is poison as soon as the copy is issued.
 TEST(CpAsync, IssueBeforeTheReadersAreDoneShows) {
   std::size_t wrong = 0;
-  simt::for_each_schedule([&](const simt::Schedule&) {
-    wrong += wrong_staged_sums<Mistake::no_second_barrier>();
-  });
+  simt::for_each_schedule(
+      [&](const simt::Schedule&) { wrong += wrong_staged_sums<Mistake::no_second_barrier>(); });
   EXPECT_GT(wrong, 0u);
 }
 #endif
 
 TEST(CpAsync, BytesThatAreNotReadBecomeZero) {
   std::vector<float> out(kThreads);
-  EXPECT_LAUNCHES(launch(staged_sum<Mistake::zero_bytes>, {1, kThreads}, input().data(),
-                         out.data(), kTiles));
+  EXPECT_LAUNCHES(
+      launch(staged_sum<Mistake::zero_bytes>, {1, kThreads}, input().data(), out.data(), kTiles));
   for (std::size_t t = 0; t < kThreads; ++t) EXPECT_EQ(out[t], input()[4 * (kThreads - 1 - t)]);
 }
 
@@ -199,9 +198,8 @@ TEST(BulkCopy, MissingWaitShows) {
 
 TEST(BulkCopy, OrderBeforeTheReadersAreDoneShows) {
   std::size_t wrong = 0;
-  simt::for_each_schedule([&](const simt::Schedule&) {
-    wrong += wrong_bulk_sums<Mistake::no_second_barrier>();
-  });
+  simt::for_each_schedule(
+      [&](const simt::Schedule&) { wrong += wrong_bulk_sums<Mistake::no_second_barrier>(); });
   EXPECT_GT(wrong, 0u);
 }
 #endif
@@ -270,8 +268,9 @@ __global__ void arrives_twice() {
 }
 
 TEST(Mbarrier, MistakesAreFaults) {
-  EXPECT_FAULT(launch(waits_for_nothing, {1, 64}),
-               HasSubstr("deadlock in CTA (0,0,0): [64 threads wait in mbarrier.try_wait parity 0"));
+  EXPECT_FAULT(
+      launch(waits_for_nothing, {1, 64}),
+      HasSubstr("deadlock in CTA (0,0,0): [64 threads wait in mbarrier.try_wait parity 0"));
   EXPECT_FAULT(launch(uses_uninitialised, {1, 1}), HasSubstr("mbarrier.arrive: there is no init"));
   EXPECT_FAULT(launch(arrives_twice, {1, 1}), HasSubstr("more arrivals in a phase"));
 }

@@ -31,6 +31,17 @@ __global__ void strided(const std::uint32_t* in, std::uint32_t* out) {
 
 __global__ void vectors(const uint4* in, uint4* out) { out[threadIdx.x] = in[threadIdx.x]; }
 
+// Lanes below 20 go round twice. They must not be taken for the next round's.
+__global__ void diverges(const std::uint32_t* in, std::uint32_t* out) {
+  std::uint32_t sum = 0;
+  for (unsigned round = 0; round < 2; ++round) {
+    const unsigned times = threadIdx.x < 20 ? 2 : 1;
+    for (unsigned i = 0; i < times; ++i) sum += in[64 * round + 32 * i + threadIdx.x];
+    __syncwarp();
+  }
+  out[threadIdx.x] = sum;
+}
+
 class CountersTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -96,6 +107,17 @@ TEST_F(CountersTest, VectorsFillTheirSectors) {
     EXPECT_EQ(site.bytes, 16u);
     EXPECT_EQ(site.requests, 4u);
     EXPECT_EQ(site.cost_per_request(), 16.0);
+  }
+}
+
+TEST_F(CountersTest, RequestsEndWhereTheWarpConverges) {
+  const simt::Counters counters;
+  ASSERT_EQ(launch(diverges, {1, 32}, in<std::uint32_t>(), out<std::uint32_t>()), cudaSuccess);
+  for (const simt::AccessSite& site : counters.sites()) {
+    if (site.write) continue;
+    EXPECT_EQ(site.requests, 4u);
+    EXPECT_EQ(site.lanes, 2u * (32u + 20u));
+    EXPECT_EQ(site.cost, 2u * (4u + 3u)) << counters.report();
   }
 }
 

@@ -23,16 +23,16 @@ __global__ void healthy(float* out) {
   const float sum = warp_sum(1.0f);
   if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = sum;
   __syncthreads();
-  out[threadIdx.x] = part[0] + part[1] + part[2] + part[3];
+  out[128 * blockIdx.x + threadIdx.x] = part[0] + part[1] + part[2] + part[3];
 }
 
 // After every fault: nothing of it is left behind.
 class Faults : public testing::Test {
  protected:
   void TearDown() override {
-    std::vector<float> out(128);
+    std::vector<float> out(3 * 128);
     EXPECT_LAUNCHES(launch(healthy, {3, 128}, out.data()));
-    EXPECT_EQ(out, std::vector<float>(128, 128.0f));
+    EXPECT_EQ(out, std::vector<float>(3 * 128, 128.0f));
     EXPECT_EQ(cudaGetLastError(), cudaSuccess);
   }
 };
@@ -141,13 +141,14 @@ TEST_F(Faults, TrapsAndExceptions) {
 
 __global__ void reads_unwritten(float* out) {
   KVCODEC_SHARED(s, float[32]);
-  out[threadIdx.x] = s[threadIdx.x];
-  out[32 + threadIdx.x] = dynamic_shared<float>()[threadIdx.x];
+  float* own = out + 64 * blockIdx.x;
+  own[threadIdx.x] = s[threadIdx.x];
+  own[32 + threadIdx.x] = dynamic_shared<float>()[threadIdx.x];
   s[threadIdx.x] = 1.0f;  // the next CTA must not see it
 }
 
 TEST_F(Faults, UnwrittenSharedMemoryIsNaN) {
-  std::vector<float> out(64);
+  std::vector<float> out(128);
   EXPECT_LAUNCHES(launch(reads_unwritten, {2, 32, 32 * sizeof(float)}, out.data()));
   for (const float x : out) EXPECT_TRUE(std::isnan(x)) << x;
 }
@@ -169,9 +170,11 @@ __global__ void static_and_dynamic() {
 
 TEST_F(Faults, SharedMemoryThatTheLaunchDidNotGive) {
   std::vector<float> out(1);
-  EXPECT_FAULT(launch(no_dynamic, {1, 1}, out.data()), HasSubstr("the launch gave no shared_bytes"));
+  EXPECT_FAULT(launch(no_dynamic, {1, 1}, out.data()),
+               HasSubstr("the launch gave no shared_bytes"));
   EXPECT_FAULT(launch(much_static, {1, 1}), HasSubstr("50176 bytes of static shared memory"));
-  EXPECT_FAULT(launch(static_and_dynamic, {1, 1, 226 * 1024}), HasSubstr("more than a CTA may have"));
+  EXPECT_FAULT(launch(static_and_dynamic, {1, 1, 226 * 1024}),
+               HasSubstr("more than a CTA may have"));
 }
 
 TEST_F(Faults, ShapesThatCannotBeLaunched) {

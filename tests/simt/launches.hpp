@@ -11,11 +11,11 @@
 #define EXPECT_LAUNCHES(...) EXPECT_EQ((__VA_ARGS__), cudaSuccess) << simt::take_fault()
 
 // EXPECT_FAULT(launch(...), matcher): a fault whose text matches.
-#define EXPECT_FAULT(call, matcher)                \
-  do {                                             \
-    EXPECT_EQ((call), cudaErrorLaunchFailure);     \
+#define EXPECT_FAULT(call, matcher)                        \
+  do {                                                     \
+    EXPECT_EQ((call), cudaErrorLaunchFailure);             \
     EXPECT_EQ(cudaGetLastError(), cudaErrorLaunchFailure); \
-    EXPECT_THAT(simt::take_fault(), matcher);      \
+    EXPECT_THAT(simt::take_fault(), matcher);              \
   } while (false)
 
 namespace kvcodec::cuda {

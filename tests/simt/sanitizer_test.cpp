@@ -8,13 +8,13 @@
 
 #include "tests/simt/launches.hpp"
 
-#if defined(__has_feature)
-#define KVCODEC_HAS_UBSAN __has_feature(undefined_behavior_sanitizer)
-#elif defined(__SANITIZE_UNDEFINED__) || defined(__SANITIZE_ADDRESS__)
 // g++ has no macro for UBSan; the only tree with ASan, preset asan, has both.
-#define KVCODEC_HAS_UBSAN 1
-#else
-#define KVCODEC_HAS_UBSAN 0
+#if defined(__SANITIZE_ADDRESS__)
+#define KVCODEC_SIMT_UBSAN 1
+#elif defined(__has_feature)
+#if __has_feature(undefined_behavior_sanitizer)
+#define KVCODEC_SIMT_UBSAN 1
+#endif
 #endif
 
 namespace kvcodec::cuda {
@@ -28,6 +28,12 @@ class Sanitizer : public testing::Test {
   static void SetUpTestSuite() { GTEST_FLAG_SET(death_test_style, "fast"); }
 };
 
+#if defined(KVCODEC_SIMT_UBSAN)
+constexpr bool kUbsan = true;
+#else
+constexpr bool kUbsan = false;
+#endif
+
 class AddressSanitizer : public Sanitizer {
  protected:
   void SetUp() override {
@@ -37,7 +43,7 @@ class AddressSanitizer : public Sanitizer {
 class UndefinedSanitizer : public Sanitizer {
  protected:
   void SetUp() override {
-    if (!KVCODEC_HAS_UBSAN) GTEST_SKIP() << "needs the undefined-behaviour sanitizer (preset asan)";
+    if (!kUbsan) GTEST_SKIP() << "needs the undefined-behaviour sanitizer (preset asan)";
   }
 };
 class ThreadSanitizer : public Sanitizer {
@@ -58,7 +64,7 @@ __global__ void static_shared(float* out) {
   float* p = s;  // UBSan would stop at s[64] first
   p[threadIdx.x + kOver] = 1.0f;
   __syncthreads();
-  out[threadIdx.x] = p[threadIdx.x + kOver];
+  out[kThreads * blockIdx.x + threadIdx.x] = p[threadIdx.x + kOver];
 }
 
 template <unsigned kOver>
@@ -66,7 +72,7 @@ __global__ void dynamic_shared_access(float* out) {
   float* s = dynamic_shared<float>();
   s[threadIdx.x + kOver] = 1.0f;
   __syncthreads();
-  out[threadIdx.x] = s[threadIdx.x + kOver];
+  out[kThreads * blockIdx.x + threadIdx.x] = s[threadIdx.x + kOver];
 }
 
 template <unsigned kOver>
@@ -76,7 +82,8 @@ __global__ void global_access(const float* in, float* out) {
 
 __global__ void local_access(float* out, int n) {
   float local[4] = {1.0f, 2.0f, 3.0f, 4.0f};
-  float* p = local;
+  float* volatile hidden = local;  // or UBSan would know the object and stop first
+  float* p = hidden;
   p[n] = 5.0f;
   out[threadIdx.x] = p[threadIdx.x % 4];
 }
@@ -98,14 +105,14 @@ __global__ void bulk_copies_too_much(const float* in) {
 }
 
 TEST_F(AddressSanitizer, StaticSharedMemory) {
-  std::vector<float> out(kThreads);
+  std::vector<float> out(2 * kThreads);
   EXPECT_LAUNCHES(launch(static_shared<0>, {2, kThreads}, out.data()));
   EXPECT_REPORT(launch(static_shared<1>, {2, kThreads}, out.data()),
                 "AddressSanitizer: use-after-poison.*\n.*WRITE of size 4");
 }
 
 TEST_F(AddressSanitizer, DynamicSharedMemory) {
-  std::vector<float> out(kThreads);
+  std::vector<float> out(2 * kThreads);
   EXPECT_LAUNCHES(launch(dynamic_shared_access<0>, {2, kThreads, 4 * kThreads}, out.data()));
   EXPECT_REPORT(launch(dynamic_shared_access<1>, {2, kThreads, 4 * kThreads}, out.data()),
                 "AddressSanitizer: use-after-poison.*\n.*WRITE of size 4");
@@ -144,7 +151,7 @@ __global__ void fails_deep_inside(float* out, int n) {
 }
 
 TEST_F(AddressSanitizer, AbandonedFramesAreNoFalseAlarm) {
-  std::vector<float> out(kThreads);
+  std::vector<float> out(2 * kThreads);
   for (int i = 0; i < 3; ++i) {
     EXPECT_FAULT(launch(fails_deep_inside, {1, kThreads}, out.data(), i),
                  testing::HasSubstr("deadlock"));
@@ -185,7 +192,7 @@ __global__ void exchange(int* out) {
   s[threadIdx.x] = static_cast<int>(threadIdx.x);
   if constexpr (kSync) __syncwarp();
   else static_cast<void>(__shfl_sync(0xffffffffu, 0, 0));  // waits, and orders no memory
-  out[threadIdx.x] = s[threadIdx.x ^ 1u];
+  out[32 * blockIdx.x + threadIdx.x] = s[threadIdx.x ^ 1u];
 }
 
 template <bool kAtomic>
@@ -229,7 +236,7 @@ __global__ void reuses_stage(const float4* in, float* out) {
     sum += stage[31 - threadIdx.x].x;
     if constexpr (kBarrier) __syncwarp();
   }
-  out[threadIdx.x] = sum;
+  out[32 * blockIdx.x + threadIdx.x] = sum;
 }
 
 template <bool kWait>
@@ -243,7 +250,7 @@ __global__ void bulk_read(const float4* in, float* out) {
     cp_async_bulk(stage, in, sizeof(stage), &full);
   }
   if constexpr (kWait) mbarrier_wait(&full, 0);
-  out[threadIdx.x] = stage[31 - threadIdx.x].x;
+  out[32 * blockIdx.x + threadIdx.x] = stage[31 - threadIdx.x].x;
   if constexpr (!kWait) mbarrier_wait(&full, 0);
 }
 
@@ -260,7 +267,7 @@ TEST_F(ThreadSanitizer, MissingBarrier) {
 
 TEST_F(ThreadSanitizer, MissingSyncwarp) {
   simt::for_each_schedule([](const simt::Schedule&) {
-    std::vector<int> out(32);
+    std::vector<int> out(64);
     EXPECT_LAUNCHES(launch(exchange<true>, {2, 32}, out.data()));
     EXPECT_REPORT(launch(exchange<false>, {1, 32}, out.data()), kRace);
   });
@@ -290,14 +297,14 @@ TEST_F(ThreadSanitizer, MbarrierUsedWithoutABarrierAfterItsInit) {
 
 TEST_F(ThreadSanitizer, CopyOverAStageThatIsStillRead) {
   const DeviceArray<float4> in(64);
-  std::vector<float> out(32);
+  std::vector<float> out(64);
   EXPECT_LAUNCHES(launch(reuses_stage<true>, {2, 32}, in.data(), out.data()));
   EXPECT_REPORT(launch(reuses_stage<false>, {1, 32}, in.data(), out.data()), kRace);
 }
 
 TEST_F(ThreadSanitizer, BulkCopyReadWithoutItsMbarrier) {
   const DeviceArray<float4> in(32);
-  std::vector<float> out(32);
+  std::vector<float> out(64);
   EXPECT_LAUNCHES(launch(bulk_read<true>, {2, 32}, in.data(), out.data()));
   EXPECT_REPORT(launch(bulk_read<false>, {1, 32}, in.data(), out.data()), kRace);
 }

@@ -64,6 +64,8 @@ template <class Type>
 void check_direct() {
   std::vector<std::uint16_t> a;
   std::vector<std::uint16_t> b;
+  a.reserve(256);
+  b.reserve(128);
   for (int i = 0; i < 256; ++i) a.push_back(Type::bits(a_value(i / 16, i % 16)));
   for (int i = 0; i < 128; ++i) b.push_back(Type::bits(b_value(i / 8, i % 8)));
   const std::vector<int> want = product(16);
@@ -105,6 +107,8 @@ __global__ void multiply_s8(const std::int8_t* a, const std::int8_t* b, std::int
 TEST(Mma, S8) {
   std::vector<std::int8_t> a;
   std::vector<std::int8_t> b;
+  a.reserve(512);
+  b.reserve(256);
   for (int i = 0; i < 512; ++i) a.push_back(static_cast<std::int8_t>(a_value(i / 32, i % 32)));
   for (int i = 0; i < 256; ++i) b.push_back(static_cast<std::int8_t>(b_value(i / 8, i % 8)));
   const std::vector<int> want = product(32);

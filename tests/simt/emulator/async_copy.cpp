@@ -43,7 +43,8 @@ void copy_as_engine(const BulkCopy& copy, [[maybe_unused]] Mbarrier& m) {
   void* const scheduler = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(engine, __tsan_switch_to_fiber_no_sync);
   acquire(machine.bulk_order);
-  std::memcpy(copy.shared, copy.global, copy.bytes);  // seen, although this file is not instrumented
+  std::memcpy(copy.shared, copy.global,
+              copy.bytes);  // seen, although this file is not instrumented
   release(m.order);
   __tsan_switch_to_fiber(scheduler, __tsan_switch_to_fiber_no_sync);
 #else
@@ -62,29 +63,31 @@ void issue_async_copy(const AsyncCopy& copy) {
   if (!aligned16(copy.global)) fail("cp.async", "the global address is not a multiple of 16");
   if (copy.bytes > 16) fail("cp.async", "%u bytes, allowed: 0 to 16", copy.bytes);
   if (!in_shared_memory(copy.shared)) fail("cp.async", "the destination is not in shared memory");
-  Thread& t = self();
-  if (t.copies.full()) fail("cp.async", "more than 256 copies of one thread in flight");
-  t.copies.push({copy, t.open_group});
+  const Thread& t = self();
+  FixedList<PendingCopy, 256>& copies = machine.copies[t.linear];
+  if (copies.full()) fail("cp.async", "more than 256 copies of one thread in flight");
+  copies.push({copy, t.open_group});
 }
 
 void cp_async_commit() { ++self().open_group; }
 
 bool take_async_copy(int pending, AsyncCopy& copy) {
-  Thread& t = self();
+  const Thread& t = self();
+  FixedList<PendingCopy, 256>& copies = machine.copies[t.linear];
   // Committed groups are 0 .. open_group - 1; the wait covers all but the newest `pending` of them.
+  const auto is_covered = [&](const PendingCopy& c) {
+    return c.group + static_cast<unsigned>(pending) < t.open_group;
+  };
   unsigned covered = 0;
-  while (covered < t.copies.size && t.copies.items[covered].group + static_cast<unsigned>(pending) <
-                                        t.open_group) {
-    ++covered;
-  }
+  while (covered < copies.size && is_covered(copies.items[covered])) ++covered;
   if (covered == 0) return false;
   unsigned chosen = 0;
   if (machine.schedule.order == Order::backward) chosen = covered - 1;
   if (machine.schedule.order == Order::random) {
     chosen = static_cast<unsigned>(next_random() % covered);
   }
-  copy = t.copies.items[chosen].copy;
-  t.copies.erase(chosen);
+  copy = copies.items[chosen].copy;
+  copies.erase(chosen);
   return true;
 }
 
@@ -92,7 +95,8 @@ bool take_async_copy(int pending, AsyncCopy& copy) {
 
 void start_mbarrier(const std::uint64_t* mbarrier, std::uint32_t count) {
   if (!in_shared_memory(mbarrier)) fail("mbarrier.init", "the mbarrier is not in shared memory");
-  if (count == 0 || count >= 1u << 20) fail("mbarrier.init", "count %u, allowed: 1 to 2^20 - 1", count);
+  if (count == 0 || count >= 1u << 20)
+    fail("mbarrier.init", "count %u, allowed: 1 to 2^20 - 1", count);
   Mbarrier* m = find_mbarrier(mbarrier);
   if (m == nullptr) {
     if (machine.mbarriers.full()) fail("mbarrier.init", "more than 64 mbarriers");
@@ -106,7 +110,8 @@ void start_mbarrier(const std::uint64_t* mbarrier, std::uint32_t count) {
 
 void arrive_at_mbarrier(const std::uint64_t* mbarrier, std::uint32_t expected_bytes) {
   Mbarrier& m = mbarrier_at(mbarrier, "mbarrier.arrive");
-  if (m.pending == 0) fail("mbarrier.arrive", "more arrivals in a phase than its count %u", m.count);
+  if (m.pending == 0)
+    fail("mbarrier.arrive", "more arrivals in a phase than its count %u", m.count);
   release(m.order);
   m.bytes += expected_bytes;
   --m.pending;

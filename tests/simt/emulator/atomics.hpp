@@ -14,9 +14,8 @@ namespace kvcodec::simt {
 /// *p <- next(*p) on the bits of *p; returns the value before.
 template <class T, class F>
 T atomic_update(T* p, F next) {
-  using Word = std::conditional_t<
-      sizeof(T) == 8, std::uint64_t,
-      std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint16_t>>;
+  using Word = std::conditional_t<sizeof(T) == 8, std::uint64_t,
+                                  std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint16_t>>;
   static_assert(sizeof(T) == sizeof(Word));
   auto* word = reinterpret_cast<Word*>(p);
   Word before = __atomic_load_n(word, __ATOMIC_RELAXED);

@@ -106,9 +106,8 @@ void count_votes(void* const* operands, unsigned lanes) {
   for_each_lane(lanes, [&](unsigned lane) {
     if (static_cast<const BallotOperand*>(operands[lane])->predicate) set |= 1u << lane;
   });
-  for_each_lane(lanes, [&](unsigned lane) {
-    static_cast<BallotOperand*>(operands[lane])->result = set;
-  });
+  for_each_lane(lanes,
+                [&](unsigned lane) { static_cast<BallotOperand*>(operands[lane])->result = set; });
 }
 
 struct MatchOperand {
@@ -135,8 +134,8 @@ struct ReduceOperand {
 };
 
 std::uint32_t combine(const ReduceOperand& how, std::uint32_t a, std::uint32_t b) {
-  const bool less = how.is_signed ? static_cast<std::int32_t>(a) < static_cast<std::int32_t>(b)
-                                  : a < b;
+  const bool less =
+      how.is_signed ? static_cast<std::int32_t>(a) < static_cast<std::int32_t>(b) : a < b;
   switch (how.op) {
     case ReduceOp::add: return a + b;
     case ReduceOp::min: return less ? a : b;
@@ -155,9 +154,8 @@ void reduce_all(void* const* operands, unsigned lanes) {
   for_each_lane(lanes & (lanes - 1), [&](unsigned lane) {
     total = combine(how, total, static_cast<const ReduceOperand*>(operands[lane])->bits);
   });
-  for_each_lane(lanes, [&](unsigned lane) {
-    static_cast<ReduceOperand*>(operands[lane])->result = total;
-  });
+  for_each_lane(
+      lanes, [&](unsigned lane) { static_cast<ReduceOperand*>(operands[lane])->result = total; });
 }
 
 // Whether all threads that have not returned stand at the barrier; then its phase ends.

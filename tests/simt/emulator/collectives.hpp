@@ -57,6 +57,9 @@ T reduce_value(ReduceOp op, unsigned mask, T value, const char* what) {
 
 }  // namespace kvcodec::simt
 
+// CUDA's names are reserved ones.
+// NOLINTBEGIN(bugprone-reserved-identifier)
+
 // ---- The whole CTA. ----
 
 inline void __syncthreads() {
@@ -154,3 +157,5 @@ inline unsigned __reduce_xor_sync(unsigned mask, unsigned value) {
   return kvcodec::simt::reduce_value(kvcodec::simt::ReduceOp::bit_xor, mask, value,
                                      "__reduce_xor_sync");
 }
+
+// NOLINTEND(bugprone-reserved-identifier)

@@ -4,49 +4,50 @@
 
 #include <cstdint>
 
+// NOLINTBEGIN(bugprone-*)
 // The names are the compiler's: __tsan_read4, __tsan_atomic32_fetch_add, ...
-#define KVCODEC_NOTE(p, bytes, write)                                                      \
-  kvcodec::simt::note_access(__builtin_return_address(0), const_cast<const void*>(         \
-                                                              static_cast<const volatile void*>(p)), \
-                             bytes, write)
+#define KVCODEC_NOTE(p, bytes, write)                                                              \
+  kvcodec::simt::note_access(__builtin_return_address(0),                                          \
+                             const_cast<const void*>(static_cast<const volatile void*>(p)), bytes, \
+                             write)
 
-#define KVCODEC_PLAIN(bytes)                                                             \
-  void __tsan_read##bytes(void* p) { KVCODEC_NOTE(p, bytes, false); }                    \
-  void __tsan_write##bytes(void* p) { KVCODEC_NOTE(p, bytes, true); }                    \
-  void __tsan_unaligned_read##bytes(void* p) { KVCODEC_NOTE(p, bytes, false); }          \
+#define KVCODEC_PLAIN(bytes)                                                    \
+  void __tsan_read##bytes(void* p) { KVCODEC_NOTE(p, bytes, false); }           \
+  void __tsan_write##bytes(void* p) { KVCODEC_NOTE(p, bytes, true); }           \
+  void __tsan_unaligned_read##bytes(void* p) { KVCODEC_NOTE(p, bytes, false); } \
   void __tsan_unaligned_write##bytes(void* p) { KVCODEC_NOTE(p, bytes, true); }
 
-#define KVCODEC_FETCH(bits, T, operation)                                                \
-  T __tsan_atomic##bits##_fetch_##operation(volatile T* p, T v, int) {                   \
-    KVCODEC_NOTE(p, sizeof(T), true);                                                    \
-    return __atomic_fetch_##operation(p, v, __ATOMIC_SEQ_CST);                           \
+#define KVCODEC_FETCH(bits, T, operation)                              \
+  T __tsan_atomic##bits##_fetch_##operation(volatile T* p, T v, int) { \
+    KVCODEC_NOTE(p, sizeof(T), true);                                  \
+    return __atomic_fetch_##operation(p, v, __ATOMIC_SEQ_CST);         \
   }
 
-#define KVCODEC_ATOMIC(bits, T)                                                          \
-  T __tsan_atomic##bits##_load(const volatile T* p, int) {                               \
-    KVCODEC_NOTE(p, sizeof(T), false);                                                   \
-    return __atomic_load_n(p, __ATOMIC_SEQ_CST);                                         \
-  }                                                                                      \
-  void __tsan_atomic##bits##_store(volatile T* p, T v, int) {                            \
-    KVCODEC_NOTE(p, sizeof(T), true);                                                    \
-    __atomic_store_n(p, v, __ATOMIC_SEQ_CST);                                            \
-  }                                                                                      \
-  T __tsan_atomic##bits##_exchange(volatile T* p, T v, int) {                            \
-    KVCODEC_NOTE(p, sizeof(T), true);                                                    \
-    return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);                                  \
-  }                                                                                      \
-  int __tsan_atomic##bits##_compare_exchange_strong(volatile T* p, T* e, T v, int, int) { \
-    KVCODEC_NOTE(p, sizeof(T), true);                                                    \
+#define KVCODEC_ATOMIC(bits, T)                                                             \
+  T __tsan_atomic##bits##_load(const volatile T* p, int) {                                  \
+    KVCODEC_NOTE(p, sizeof(T), false);                                                      \
+    return __atomic_load_n(p, __ATOMIC_SEQ_CST);                                            \
+  }                                                                                         \
+  void __tsan_atomic##bits##_store(volatile T* p, T v, int) {                               \
+    KVCODEC_NOTE(p, sizeof(T), true);                                                       \
+    __atomic_store_n(p, v, __ATOMIC_SEQ_CST);                                               \
+  }                                                                                         \
+  T __tsan_atomic##bits##_exchange(volatile T* p, T v, int) {                               \
+    KVCODEC_NOTE(p, sizeof(T), true);                                                       \
+    return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);                                     \
+  }                                                                                         \
+  int __tsan_atomic##bits##_compare_exchange_strong(volatile T* p, T* e, T v, int, int) {   \
+    KVCODEC_NOTE(p, sizeof(T), true);                                                       \
     return __atomic_compare_exchange_n(p, e, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
-  }                                                                                      \
-  int __tsan_atomic##bits##_compare_exchange_weak(volatile T* p, T* e, T v, int, int) {  \
-    KVCODEC_NOTE(p, sizeof(T), true);                                                    \
-    return __atomic_compare_exchange_n(p, e, v, true, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
-  }                                                                                      \
-  KVCODEC_FETCH(bits, T, add)                                                            \
-  KVCODEC_FETCH(bits, T, sub)                                                            \
-  KVCODEC_FETCH(bits, T, and)                                                            \
-  KVCODEC_FETCH(bits, T, or)                                                             \
+  }                                                                                         \
+  int __tsan_atomic##bits##_compare_exchange_weak(volatile T* p, T* e, T v, int, int) {     \
+    KVCODEC_NOTE(p, sizeof(T), true);                                                       \
+    return __atomic_compare_exchange_n(p, e, v, true, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);  \
+  }                                                                                         \
+  KVCODEC_FETCH(bits, T, add)                                                               \
+  KVCODEC_FETCH(bits, T, sub)                                                               \
+  KVCODEC_FETCH(bits, T, and)                                                               \
+  KVCODEC_FETCH(bits, T, or)                                                                \
   KVCODEC_FETCH(bits, T, xor)
 
 extern "C" {
@@ -72,3 +73,4 @@ void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 
 }  // extern "C"
+// NOLINTEND(bugprone-*)

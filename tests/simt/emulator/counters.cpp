@@ -194,7 +194,8 @@ double Counters::sector_efficiency() const {
 }
 
 std::string Counters::report() const {
-  std::string text = "site                             rw  memory  bytes  requests  cost/req  efficiency\n";
+  std::string text =
+      "site                             rw  memory  bytes  requests  cost/req  efficiency\n";
   for (const AccessSite& s : sites()) {
     char line[160];
     std::snprintf(line, sizeof(line), "%-32.32s %s  %s  %5u  %8llu  %8.2f  %9.0f%%\n",

@@ -19,7 +19,7 @@ namespace kvcodec::simt {
 
 /// Sums over the requests of one line of the source, for one width, direction and memory.
 struct AccessSite {
-  std::string where;  // "file.cuh:42"
+  std::string where;   // "file.cuh:42"
   unsigned bytes = 0;  // of one lane
   bool write = false;
   bool shared = false;

@@ -21,6 +21,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+// NOLINTBEGIN(bugprone-reserved-identifier)
 #undef __launch_bounds__
 #define __launch_bounds__(...)
 #if !defined(__grid_constant__)
@@ -29,6 +30,7 @@
 // A plain __shared__ variable would be one per process, or one per thread: refuse it.
 #undef __shared__
 #define __shared__ static_assert(false, "write KVCODEC_SHARED(name, type) or dynamic_shared<T>()");
+// NOLINTEND(bugprone-reserved-identifier)
 
 // Rewritten whenever another thread goes on. Plain variables of the exact CUDA types: macros would
 // break cudaLaunchConfig_t::gridDim, and proxies the deduction of types.

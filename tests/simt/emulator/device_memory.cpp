@@ -90,9 +90,9 @@ cudaError_t copy_rows(void* to, std::size_t to_pitch, const void* from, std::siz
                       std::size_t width, std::size_t height, cudaMemcpyKind kind) {
   if (width > to_pitch || width > from_pitch) return cudaErrorInvalidPitchValue;
   for (std::size_t i = 0; i < height; ++i) {
-    const cudaError_t status = copy(static_cast<std::byte*>(to) + i * to_pitch,
-                                    static_cast<const std::byte*>(from) + i * from_pitch, width,
-                                    kind);
+    const cudaError_t status =
+        copy(static_cast<std::byte*>(to) + i * to_pitch,
+             static_cast<const std::byte*>(from) + i * from_pitch, width, kind);
     if (status != cudaSuccess) return status;
   }
   return cudaSuccess;
@@ -149,14 +149,12 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
 }
 cudaError_t cudaMemcpy2D(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
                          std::size_t width, std::size_t height, cudaMemcpyKind kind) {
-  return simt::set_last_error(
-      simt::copy_rows(to, to_pitch, from, from_pitch, width, height, kind));
+  return simt::set_last_error(simt::copy_rows(to, to_pitch, from, from_pitch, width, height, kind));
 }
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from,
                               std::size_t from_pitch, std::size_t width, std::size_t height,
                               cudaMemcpyKind kind, cudaStream_t) {
-  return simt::set_last_error(
-      simt::copy_rows(to, to_pitch, from, from_pitch, width, height, kind));
+  return simt::set_last_error(simt::copy_rows(to, to_pitch, from, from_pitch, width, height, kind));
 }
 /// A __constant__ or __device__ variable is the host's own.
 cudaError_t cudaMemcpyToSymbol(const void* symbol, const void* from, std::size_t bytes,
@@ -178,8 +176,7 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p) {
   *attributes = {};
-  attributes->type =
-      simt::in_device_memory(p) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
+  attributes->type = simt::in_device_memory(p) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
   attributes->device = attributes->type == cudaMemoryTypeDevice ? 0 : cudaInvalidDeviceId;
   if (attributes->type == cudaMemoryTypeDevice) attributes->devicePointer = const_cast<void*>(p);
   return cudaSuccess;

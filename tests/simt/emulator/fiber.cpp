@@ -50,8 +50,8 @@ void Fiber::start(void (*body)(), std::size_t number) {
   allow_access(stack_, kStackBytes);  // an abandoned frame may have left its red zones
   // Page-aligned tops would put the frames of all fibers into the same few sets of the L1 cache.
   const std::size_t colour = number % 61 * 192;
-  context_ = context::make_fcontext(stack_ + kStackBytes - colour, kStackBytes - colour,
-                                    &Access::enter);
+  context_ =
+      context::make_fcontext(stack_ + kStackBytes - colour, kStackBytes - colour, &Access::enter);
   asan_frames_ = nullptr;
   body_ = body;
 #if defined(KVCODEC_SIMT_TSAN)
@@ -91,9 +91,13 @@ void Fiber::suspend() {
 #endif
 }
 
-void Fiber::abandon() {
+void Fiber::abandon([[maybe_unused]] SyncPoint& at) {
 #if defined(KVCODEC_SIMT_TSAN)
-  if (tsan_fiber_ != nullptr) __tsan_destroy_fiber(tsan_fiber_);
+  void* const scheduler = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(tsan_fiber_, __tsan_switch_to_fiber_no_sync);
+  release(at);
+  __tsan_switch_to_fiber(scheduler, __tsan_switch_to_fiber_no_sync);
+  __tsan_destroy_fiber(tsan_fiber_);  // its stack of calls is of no use to the next one
   tsan_fiber_ = nullptr;
 #endif
   started_ = false;

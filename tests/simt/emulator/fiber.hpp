@@ -3,6 +3,8 @@
 
 #include <cstddef>
 
+#include "tests/simt/emulator/sanitizers.hpp"
+
 namespace kvcodec::simt {
 
 /// All calls come from one host thread. Fibers switch to and from the scheduler, never to each
@@ -20,8 +22,9 @@ class Fiber {
   void resume();
   /// Fiber side: goes back to the scheduler, returns at the next resume.
   static void suspend();
-  /// Scheduler side: gives up whatever the fiber is in the middle of; it must be started again.
-  void abandon();
+  /// Scheduler side: gives up whatever the fiber is in the middle of; it must be started again. What
+  /// it did comes before later acquires of `at`.
+  void abandon(SyncPoint& at);
 
  private:
   struct Access;  // fiber.cpp
@@ -33,10 +36,5 @@ class Fiber {
   void (*body_)() = nullptr;
   bool started_ = false;
 };
-
-#if defined(KVCODEC_SIMT_TSAN)
-/// The TSan identity of the host thread that launched.
-void* scheduler_tsan_fiber();
-#endif
 
 }  // namespace kvcodec::simt

@@ -47,6 +47,9 @@ Int convert_to_integer(double rounded) {
 
 }  // namespace kvcodec::simt
 
+// CUDA's names, which are reserved; half2 and its like go by value.
+// NOLINTBEGIN(bugprone-reserved-identifier,performance-unnecessary-value-param)
+
 // ---- Bits. ----
 
 inline int __popc(unsigned x) { return std::popcount(x); }
@@ -173,8 +176,7 @@ void __stcg(T* p, std::type_identity_t<T> v) {
 // double rounding. ----
 
 inline __half __hfma(__half a, __half b, __half c) {
-  return __double2half(double{__half2float(a)} * double{__half2float(b)} +
-                       double{__half2float(c)});
+  return __double2half(double{__half2float(a)} * double{__half2float(b)} + double{__half2float(c)});
 }
 inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
   return __halves2half2(__hfma(__low2half(a), __low2half(b), __low2half(c)),
@@ -190,9 +192,13 @@ inline __nv_bfloat162 __hfma2(__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162
 }
 
 inline __half hexp2(__half x) { return __float2half_rn(std::exp2(__half2float(x))); }
-inline __half2 h2exp2(__half2 x) { return __halves2half2(hexp2(__low2half(x)), hexp2(__high2half(x))); }
+inline __half2 h2exp2(__half2 x) {
+  return __halves2half2(hexp2(__low2half(x)), hexp2(__high2half(x)));
+}
 inline __half hrcp(__half x) { return __float2half_rn(1.0f / __half2float(x)); }
-inline __half2 h2rcp(__half2 x) { return __halves2half2(hrcp(__low2half(x)), hrcp(__high2half(x))); }
+inline __half2 h2rcp(__half2 x) {
+  return __halves2half2(hrcp(__low2half(x)), hrcp(__high2half(x)));
+}
 inline int __half2int_rn(__half x) { return __float2int_rn(__half2float(x)); }
 
 // ---- Ends. ----
@@ -200,3 +206,5 @@ inline int __half2int_rn(__half x) { return __float2int_rn(__half2float(x)); }
 inline void __nanosleep(unsigned) {}
 
 [[noreturn]] inline void __trap() { kvcodec::simt::fail("__trap", "the kernel gave up"); }
+
+// NOLINTEND(bugprone-reserved-identifier,performance-unnecessary-value-param)

@@ -66,8 +66,8 @@ std::string take_fault();
 struct Device {
   int compute_capability = 90;  // 10 * major + minor
   int multiprocessors = 4;
-  std::size_t total_bytes = std::size_t{1} << 30;     // cudaMalloc refuses more than this
-  std::size_t shared_bytes_per_cta = 227 * 1024;      // dynamic and static, when asked for
+  std::size_t total_bytes = std::size_t{1} << 30;  // cudaMalloc refuses more than this
+  std::size_t shared_bytes_per_cta = 227 * 1024;   // dynamic and static, when asked for
   std::size_t shared_bytes_per_multiprocessor = 228 * 1024;
 };
 Device device();

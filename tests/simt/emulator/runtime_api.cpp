@@ -69,7 +69,7 @@ cudaError_t read_attribute(int* value, cudaDeviceAttr attribute) {
       *value = static_cast<int>(d.shared_bytes_per_multiprocessor);
       break;
     case cudaDevAttrMaxGridDimX: *value = 0x7fffffff; break;
-    case cudaDevAttrMaxGridDimY: *value = 65535; break;
+    case cudaDevAttrMaxGridDimY:
     case cudaDevAttrMaxGridDimZ: *value = 65535; break;
     case cudaDevAttrL2CacheSize: *value = 1 << 20; break;
     case cudaDevAttrMemoryPoolsSupported: *value = 1; break;
@@ -103,8 +103,8 @@ int resident_ctas(int threads, std::size_t shared_bytes) {
   const int lanes = static_cast<int>(kWarpLanes);
   const int by_threads = 2048 / ((threads + lanes - 1) / lanes * lanes);
   constexpr std::size_t kReservedPerCta = 1024;
-  const auto by_shared = static_cast<int>(device().shared_bytes_per_multiprocessor /
-                                          (shared_bytes + kReservedPerCta));
+  const auto by_shared =
+      static_cast<int>(device().shared_bytes_per_multiprocessor / (shared_bytes + kReservedPerCta));
   return std::min({by_threads, by_shared, 32});
 }
 
@@ -240,10 +240,10 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEven
   cudaError_t status = simt::check_event(from);
   if (status == cudaSuccess) status = simt::check_event(to);
   if (status != cudaSuccess) return status;
-  *milliseconds = std::chrono::duration<float, std::milli>(
-                      reinterpret_cast<simt::Event*>(to)->recorded -
-                      reinterpret_cast<simt::Event*>(from)->recorded)
-                      .count();
+  *milliseconds =
+      std::chrono::duration<float, std::milli>(reinterpret_cast<simt::Event*>(to)->recorded -
+                                               reinterpret_cast<simt::Event*>(from)->recorded)
+          .count();
   return cudaSuccess;
 }
 

@@ -120,8 +120,8 @@ void record_exception(const char* text) {
     }
     release(machine.ended);
     Thread& thread = self();
-    if (thread.copies.size != 0) {
-      record_fault("cp.async", "the thread returned with %u copies in flight", thread.copies.size);
+    if (const unsigned n = machine.copies[thread.linear].size; n != 0) {
+      record_fault("cp.async", "the thread returned with %u copies in flight", n);
     }
     thread.state = State::returned;
     ++machine.returned;
@@ -186,7 +186,7 @@ void prepare_thread(unsigned i, std::uint64_t sequence) {
   t.warp = i / kWarpLanes;
   t.waits_in = "?";
   t.open_group = 0;
-  t.copies.size = 0;
+  machine.copies[i].size = 0;
   // Accesses of one fiber are ordered. That CTAs of a window are not, must hold for their threads of
   // the same number too: those take turns on n + 1 fibers.
   const std::size_t number = (i + sequence) % fibers.size();
@@ -245,7 +245,8 @@ std::vector<std::uint32_t> cta_order(std::size_t n) {
 cudaError_t check_shape(dim3 grid, dim3 threads, std::size_t shared_bytes) {
   const std::uint64_t n = std::uint64_t{threads.x} * threads.y * threads.z;
   if (n == 0 || n > kMaxThreads || threads.z > 64) return cudaErrorInvalidConfiguration;
-  if (grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) return cudaErrorInvalidConfiguration;
+  if (grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+    return cudaErrorInvalidConfiguration;
   if (shared_bytes > device().shared_bytes_per_cta) return cudaErrorInvalidValue;
   return cudaSuccess;
 }
@@ -268,7 +269,7 @@ std::string run_grid(dim3 grid, std::size_t shared_bytes) {
   if (!text.empty()) {
     for (unsigned i = 0; i < machine.n_threads; ++i) {
       Thread& t = machine.threads[i];
-      if (t.state != State::returned) t.fiber->abandon();
+      if (t.state != State::returned) t.fiber->abandon(machine.ended);
     }
   }
   acquire(machine.ended);

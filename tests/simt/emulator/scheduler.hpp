@@ -73,8 +73,7 @@ struct Thread {
   unsigned barrier;               // the named barrier it waits in
   const std::uint64_t* mbarrier;  // the mbarrier it waits for, and the parity
   unsigned parity;
-  unsigned open_group;                 // number of the cp.async group not committed yet
-  FixedList<PendingCopy, 256> copies;  // in flight, oldest first
+  unsigned open_group;  // number of the cp.async group not committed yet
   Fiber* fiber;
 };
 
@@ -147,6 +146,7 @@ struct Machine {
 
   // The running CTA.
   Thread threads[kMaxThreads];
+  FixedList<PendingCopy, 256> copies[kMaxThreads];  // cp.async in flight, oldest first
   Warp warps[kMaxThreads / kWarpLanes];
   Thread* running;
   ThreadSet ready;

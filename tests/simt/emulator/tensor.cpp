@@ -95,8 +95,8 @@ void exchange_matrices(void* const* operands, unsigned) {
       std::uint32_t word = 0;
       for (int i = 0; i < 2; ++i) {
         const int k = 2 * (lane % 4) + i;
-        const std::uint32_t element = own.transposed ? lane_of(8 * matrix + k).row[g]
-                                                     : lane_of(8 * matrix + g).row[k];
+        const std::uint32_t element =
+            own.transposed ? lane_of(8 * matrix + k).row[g] : lane_of(8 * matrix + g).row[k];
         word |= element << (16 * i);
       }
       own.result[matrix] = word;

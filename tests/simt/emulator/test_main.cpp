@@ -19,8 +19,12 @@ class NoPendingFault : public testing::EmptyTestEventListener {
 
 #if defined(KVCODEC_SIMT_TSAN)
 // The first race ends the process, so that the report stands under the name of its test.
+// NOLINTBEGIN(bugprone-reserved-identifier)
 extern "C" const char* __tsan_default_options();
-extern "C" const char* __tsan_default_options() { return "halt_on_error=1:exitcode=66"; }
+extern "C" const char* __tsan_default_options() {
+  return "halt_on_error=1:exitcode=66:atexit_sleep_ms=0";
+}
+// NOLINTEND(bugprone-reserved-identifier)
 #endif
 
 int main(int argc, char** argv) {
