@@ -1,10 +1,15 @@
 // Where a lane's words, rows and channels are: the maps between tiles and mma fragments.
 //
-// A warp takes a tile of 64 tokens. Scores are eight fragments D [16 query rows x 8 tokens], weights
-// are the same registers, packed, as fragments A: no value moves between lanes. For that a lane must
-// hold the scores of exactly those tokens whose value codes it reads. Lane (g, t) reads value words
-// of the tokens token(t, ...), and as columns 2 t and 2 t + 1 of D belong to t, the keys of column g
-// are chosen to match.
+// Codes are fragments A (16 rows: tokens of a K tile, channels of a V tile), query rows are columns of
+// B and D, eight at a time (an octet), so that few query rows waste nothing:
+//
+//   scores   D [16 tokens x 8 query rows]   = A keys [tokens x channels] * B queries
+//   sums     D [16 channels x 8 query rows] = A values [channels x tokens] * B weights
+//
+// Scores leave the first product with tokens over g and query rows over t (g = lane / 4, t = lane % 4)
+// and are wanted by the second with tokens over t and query rows over g: movmatrix turns them, two
+// tokens per register. Which tokens they must be follows from the value codes that lane t reads, so
+// the keys of each row of A are chosen to match (key_quad).
 #pragma once
 
 #include "cuda/attend/codes.cuh"
@@ -12,23 +17,8 @@
 
 namespace kvcodec::cuda {
 
-/// Indices of a score of one lane: half r = 0..1 of the tile, neighbour i = 0..3 of a 16-byte load,
-/// column c = 0..3 of D: row g + 8 * (c / 2), token pair element e = c % 2.
-
-/// Token of score (r, i, e) of lane t.
-template <CodeKind kValue>
-__host__ __device__ constexpr int token_of(int t, int r, int i, int e) {
-  return kValue == CodeKind::table2 ? 16 * t + 8 * r + 4 * e + i : 8 * t + 4 * e + i + 32 * r;
-}
-
-/// First of the eight neighbouring tokens that lane t has in half r.
-template <CodeKind kValue>
-__host__ __device__ constexpr int first_token_of(int t, int r) {
-  return token_of<kValue>(t, r, 0, 0);
-}
-
-/// Which four neighbouring tokens (quad 0..15) lane g reads as keys for half r: columns g of the four
-/// fragments (r, 0..3).
+/// Which four neighbouring tokens (quad 0..15 of the tile) lane g reads as keys for half r = 0..1 of the
+/// tile. Turned, lane t has those of g = 2 t and 2 t + 1: the tokens whose value codes it reads.
 template <CodeKind kValue>
 __host__ __device__ constexpr int key_quad(int g, int r) {
   return kValue == CodeKind::table2 ? 4 * (g / 2) + g % 2 + 2 * r : g + 8 * r;
@@ -74,8 +64,8 @@ struct ValuePlane {
   static constexpr int load_rounds = lane_words >= kMostQuads ? 1 : kMostQuads / lane_words;
   static constexpr int loads = (rounds + load_rounds - 1) / load_rounds;
   static constexpr int load_quads = load_rounds * lane_words;
-  /// Whether a pair of a fragment A is two tokens of one i (else of one e).
-  static constexpr bool pairs_by_column = kKind == CodeKind::table2 || kKind == CodeKind::table4;
+  /// Whether elements that stand together in a register are tokens four apart (else neighbours).
+  static constexpr bool pairs_quads = kKind == CodeKind::table2 || kKind == CodeKind::table4;
 
   /// The n-th word of lane t.
   __host__ __device__ static constexpr int word(int t, int n) {
@@ -88,8 +78,5 @@ struct ValuePlane {
     return ((quad / 4) * words + word_index) * 4 + quad % 4;
   }
 };
-
-/// First channel of the eight neighbours that lane t sums in round r.
-__host__ __device__ constexpr int first_channel_of(int t, int round) { return 8 * t + 32 * round; }
 
 }  // namespace kvcodec::cuda

@@ -8,8 +8,10 @@ namespace kvcodec::cuda {
 
 /// Grid: x splits, y KV heads times units, z sequences. CTAs without rows leave at once, so
 /// a captured launch serves any lengths up to those it was made for.
+///
+/// Two CTAs fit a multiprocessor whatever the format; asked for more, the compiler would spill.
 template <class C>
-__global__ void __launch_bounds__(kAttendThreads) attend_kernel(const AttendParams p) {
+__global__ void __launch_bounds__(kAttendThreads, 2) attend_kernel(const AttendParams p) {
   const auto split = static_cast<std::int32_t>(blockIdx.x);
   const auto head = static_cast<std::int32_t>(blockIdx.y) / p.n_units;
   const auto unit = static_cast<std::int32_t>(blockIdx.y) % p.n_units;

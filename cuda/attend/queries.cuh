@@ -1,4 +1,4 @@
-// The query rows of a unit in shared memory, as fragments A in the order of the key codes.
+// The query rows of a unit in shared memory, as fragments B in the order of the key codes.
 #pragma once
 
 #include "cuda/attend/geometry.cuh"
@@ -6,16 +6,6 @@
 #include "cuda/attend/softmax.cuh"
 
 namespace kvcodec::cuda {
-
-/// Groups of a key row that may have zeros of their own.
-inline constexpr int kMaxZeroGroups = 8;
-
-/// Per query row of a unit.
-struct QueryTable {
-  float unit[kUnitRows];    ///< power of two taken out of the row, so that f16 holds it
-  float center[kUnitRows];  ///< q . center of the keys
-  float sums[kUnitRows][kMaxZeroGroups];  ///< sum of the row's f16 values over each group of codes
-};
 
 /// A value of a row as the caller stored it.
 __device__ __forceinline__ float load_f32(const void* data, DType type, std::int64_t index) {
@@ -81,44 +71,31 @@ __device__ inline void fill_query_table(const AttendParams& p, const Unit& u, Qu
     }
     if (lane == 0) {
       table.unit[row] = unit;
-      table.center[row] = center;
+      table.factor[row] = p.sm_scale * p.k.scale * unit;
+      table.center[row] = p.sm_scale * center;
+      table.pos[row] = row < u.n_rows ? p.q_pos[u.token(row)] : INT32_MIN;
+      table.in_group[row] = u.head_in_group(row);
     }
   }
 }
 
-/// Fragments A of all steps, [step][lane] of 4 registers; after fill_query_table and a barrier.
-template <class Plane>
+/// Fragments B of all steps, [step][lane][octet] of 2 registers; after fill_query_table and a barrier.
+template <class Plane, int kOctets>
 __device__ void fill_query_fragments(const AttendParams& p, const Unit& u, const QueryTable& table,
-                                     uint4* fragments) {
+                                     uint2* fragments) {
   const auto pair = [&](int row, int t, int step, int r) {
     const float unit = table.unit[row];
     const float low = query_value(p, u, row, Plane::channel(t, step, r, 0)) / unit;
     const float high = query_value(p, u, row, Plane::channel(t, step, r, 1)) / unit;
     return bits_of(__floats2half2_rn(low, high));
   };
-  for (int i = static_cast<int>(threadIdx.x); i < Plane::steps * 32; i += kAttendThreads) {
-    const int step = i / 32;
-    const int g = (i % 32) / 4;
-    const int t = i % 4;
-    fragments[i] = make_uint4(pair(g, t, step, 0), pair(g + 8, t, step, 0), pair(g, t, step, 1),
-                              pair(g + 8, t, step, 1));
+  for (int i = static_cast<int>(threadIdx.x); i < Plane::steps * 32 * kOctets;
+       i += kAttendThreads) {
+    const int lane = i / kOctets % 32;
+    const int row = 8 * (i % kOctets) + lane / 4;
+    const int step = i / (32 * kOctets);
+    fragments[i] = make_uint2(pair(row, lane % 4, step, 0), pair(row, lane % 4, step, 1));
   }
-}
-
-/// What a lane needs of its query rows g and g + 8.
-template <int kHalves>
-__device__ QueryRows<kHalves> query_rows_of(const AttendParams& p, const Unit& u,
-                                            const QueryTable& table, int g) {
-  QueryRows<kHalves> q;
-#pragma unroll
-  for (int half = 0; half < kHalves; ++half) {
-    const int row = g + 8 * half;
-    q.factor[half] = p.sm_scale * p.k.scale * table.unit[row];
-    q.center[half] = p.sm_scale * table.center[row];
-    q.pos[half] = row < u.n_rows ? p.q_pos[u.token(row)] : INT32_MIN;
-    q.in_group[half] = u.head_in_group(row);
-  }
-  return q;
 }
 
 }  // namespace kvcodec::cuda

@@ -12,23 +12,30 @@ inline constexpr float kLog2E = 1.4426950408889634f;
 
 __device__ __forceinline__ float minus_infinity() { return -INFINITY; }
 
-/// Scores, then weights, of one tile: [half][neighbour][column of D].
-using Scores = float[2][4][4];
+/// Scores, then weights, of one tile and kOctets times 8 query rows:
+/// [octet][half of the tile][pair of neighbours][register of D]. Register c of pair n belongs to token
+/// 2 * n + c / 2 of the lane's quad and to query row 8 * octet + 2 * t + c % 2.
+template <int kOctets>
+using Scores = float[kOctets][2][2][4];
 
-/// What a lane knows of its query rows g and g + 8.
-template <int kHalves>
-struct QueryRows {
-  float factor[kHalves];           ///< sm_scale times what was taken out of the query
-  float center[kHalves];           ///< sm_scale * q . center of the keys
-  std::int32_t pos[kHalves];       ///< query position; below every row's where there is no such row
-  std::int32_t in_group[kHalves];  ///< query head within its group
+/// Groups of a key row that may have zeros of their own.
+inline constexpr int kMaxZeroGroups = 8;
+
+/// The query rows of a unit, in shared memory.
+struct QueryTable {
+  float unit[kUnitRows];             ///< power of two taken out of the row, so that f16 holds it
+  float factor[kUnitRows];           ///< of its scores: sm_scale, the unit, the scale of all keys
+  float center[kUnitRows];           ///< sm_scale * q . center of the keys
+  std::int32_t pos[kUnitRows];       ///< below every row's where there is no such query row
+  std::int32_t in_group[kUnitRows];  ///< query head within its group
+  float sums[kUnitRows][kMaxZeroGroups];  ///< sum of the row's f16 values over each group of codes
 };
 
 /// Running maximum, in powers of two, and this lane's part of the sum, per query row.
-template <int kHalves>
+template <int kOctets>
 struct SoftmaxState {
-  float m[kHalves];
-  float l[kHalves];
+  float m[kOctets][2];
+  float l[kOctets][2];
 };
 
 /// 2^(from - to), where `from` may be -inf and `to` is not below it.
@@ -53,61 +60,55 @@ struct TileRowsInfo {
   bool all_visible;  ///< to every query row of the unit
 };
 
+/// Whether a query row sees a row of the tile.
+__device__ __forceinline__ bool sees(const AttendParams& p, const TileRowsInfo& rows, int row,
+                                     const QueryTable& queries, int q_row) {
+  if (row >= rows.n_rows) return false;
+  if (rows.masks != nullptr && ((rows.masks[row] >> queries.in_group[q_row]) & 1) == 0)
+    return false;
+  const std::int32_t pos = rows.listed != nullptr ? rows.listed[row] : rows.first_pos + row;
+  return in_view(p, pos, queries.pos[q_row]);
+}
+
 /// Scores become weights exp2(logit - m), m and l move on; `shrink` is what older sums must be
 /// multiplied with. All lanes of a warp together.
-template <CodeKind kValue, int kHalves>
+template <CodeKind kValue, int kOctets>
 __device__ __forceinline__ void softmax_step(const AttendParams& p, const TileRowsInfo& rows,
-                                             const QueryRows<kHalves>& q, int t, Scores& s,
-                                             SoftmaxState<kHalves>& state,
-                                             float (&shrink)[kHalves]) {
+                                             const QueryTable& queries, int g, int t,
+                                             Scores<kOctets>& s, SoftmaxState<kOctets>& state,
+                                             float (&shrink)[kOctets][2]) {
 #pragma unroll
-  for (int half = 0; half < kHalves; ++half) {
+  for (int at = 0; at < 2 * kOctets; ++at) {
+    const int octet = at / 2;
+    const int j = at % 2;
+    const int q_row = 8 * octet + 2 * t + j;
     float top = minus_infinity();
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& x = s[r][i][2 * half + e];
-          x = logit_of(p, x, q.factor[half], q.center[half]);
-          if (!rows.all_visible) {
-            const int row = token_of<kValue>(t, r, i, e);
-            bool seen = row < rows.n_rows;
-            if (seen && rows.masks != nullptr) {
-              seen = ((rows.masks[row] >> q.in_group[half]) & 1) != 0;
-            }
-            if (seen) {
-              const std::int32_t pos =
-                  rows.listed != nullptr ? rows.listed[row] : rows.first_pos + row;
-              seen = in_view(p, pos, q.pos[half]);
-            }
-            if (!seen) x = minus_infinity();
-          }
-          top = fmaxf(top, x);
-        }
+    for (int i = 0; i < 8; ++i) {
+      float& x = s[octet][i / 4][i / 2 % 2][2 * (i % 2) + j];
+      x = logit_of(p, x, queries.factor[q_row], queries.center[q_row]);
+      if (!rows.all_visible &&
+          !sees(p, rows, 4 * key_quad<kValue>(g, i / 4) + i % 4, queries, q_row)) {
+        x = minus_infinity();
       }
+      top = fmaxf(top, x);
     }
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-    top = fmaxf(top, state.m[half]);
-    shrink[half] = shrink_of(state.m[half], top);
-    state.m[half] = top;
+#pragma unroll
+    for (int step = 4; step < 32; step *= 2) {
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
+    }
+    top = fmaxf(top, state.m[octet][j]);
+    shrink[octet][j] = shrink_of(state.m[octet][j], top);
+    state.m[octet][j] = top;
     const float base = top == minus_infinity() ? 0.0f : top;
     float sum = 0.0f;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& x = s[r][i][2 * half + e];
-          x = exp2_approx(x - base);
-          sum += x;
-        }
-      }
+    for (int i = 0; i < 8; ++i) {
+      float& x = s[octet][i / 4][i / 2 % 2][2 * (i % 2) + j];
+      x = exp2_approx(x - base);
+      sum += x;
     }
-    state.l[half] = fmaf(state.l[half], shrink[half], sum);
+    state.l[octet][j] = fmaf(state.l[octet][j], shrink[octet][j], sum);
   }
 }
 

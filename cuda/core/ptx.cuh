@@ -114,6 +114,18 @@ __device__ __forceinline__ void ldmatrix_x4_trans(std::uint32_t (&r)[4], const v
 #endif
 }
 
+/// An 8 x 8 matrix of 16-bit elements, transposed between lanes: lane l gives elements (g, 2 * t) and
+/// (g, 2 * t + 1) and receives (2 * t, g) and (2 * t + 1, g).
+__device__ __forceinline__ std::uint32_t movmatrix_trans(std::uint32_t x) {
+#if defined(__CUDACC__)
+  std::uint32_t y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+#else
+  return simt::movmatrix_trans(x);
+#endif
+}
+
 // ---- Asynchronous copies of one thread, sm_80 and newer. ----
 // The destination is undefined from cp_async16 until cp_async_wait of the issuing thread; other
 // threads may read it after a barrier that follows the wait.

@@ -18,6 +18,7 @@ __global__ void __launch_bounds__(128) tensor_cores(const uint4* in, float* out)
   std::uint32_t b[4];
   ldmatrix_x4(a, &rows[lane]);
   ldmatrix_x4_trans(b, &rows[lane]);
+  b[0] = movmatrix_trans(b[0]);
   const std::uint32_t column[2] = {b[0], b[1]};
   float d[4] = {};
   std::int32_t sums[4] = {};

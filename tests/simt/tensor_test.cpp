@@ -159,6 +159,26 @@ TEST(Mma, ThroughCopiesAndLdmatrix) {
   });
 }
 
+__global__ void transpose(const std::uint32_t* from, std::uint32_t* to) {
+  to[threadIdx.x] = movmatrix_trans(from[threadIdx.x]);
+}
+
+TEST(Mma, MovmatrixTransposes) {
+  std::vector<std::uint32_t> from(32);
+  std::vector<std::uint32_t> to(32);
+  const auto element = [](const std::vector<std::uint32_t>& words, std::size_t row,
+                          std::size_t column) {
+    return (words[4 * row + column / 2] >> (16 * (column % 2))) & 0xffffu;
+  };
+  for (std::uint32_t i = 0; i < 32; ++i) from[i] = (2 * i) | ((2 * i + 1) << 16);
+  EXPECT_LAUNCHES(launch(transpose, {1, 32}, from.data(), to.data()));
+  for (std::size_t row = 0; row < 8; ++row) {
+    for (std::size_t column = 0; column < 8; ++column) {
+      ASSERT_EQ(element(to, row, column), element(from, column, row)) << row << ", " << column;
+    }
+  }
+}
+
 __global__ void scalars(float* y, std::uint32_t* bits) {
   y[0] = exp2_approx(3.0f);
   y[1] = exp2_approx(-140.0f);

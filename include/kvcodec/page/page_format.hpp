@@ -46,21 +46,25 @@ struct PageFormat {
     return (n_strips * strip_bytes() + 63) / 64 * 64;
   }
 
+  /// Where in a strip the K tile and the V tile of head `head` (0..span-1) of the page begin.
+  KVCODEC_HD constexpr std::size_t k_offset(int head) const noexcept {
+    return static_cast<std::size_t>(head / k_span) * k_tile_bytes;
+  }
+  KVCODEC_HD constexpr std::size_t v_offset(int head) const noexcept {
+    return static_cast<std::size_t>(span / k_span) * k_tile_bytes +
+           static_cast<std::size_t>(head / v_span) * v_tile_bytes;
+  }
+
   /// K tile of strip `strip` that holds head `head` (0..span-1) of the page.
   template <class Byte>
   KVCODEC_HD constexpr TileRef<Byte> k_tile(Byte* page, int strip, int head) const noexcept {
-    const std::size_t offset = static_cast<std::size_t>(strip) * strip_bytes() +
-                               static_cast<std::size_t>(head / k_span) * k_tile_bytes;
-    return {page + offset, head % k_span};
+    return {page + static_cast<std::size_t>(strip) * strip_bytes() + k_offset(head), head % k_span};
   }
 
   /// V tile of strip `strip` that holds head `head` (0..span-1) of the page.
   template <class Byte>
   KVCODEC_HD constexpr TileRef<Byte> v_tile(Byte* page, int strip, int head) const noexcept {
-    const std::size_t offset = static_cast<std::size_t>(strip) * strip_bytes() +
-                               static_cast<std::size_t>(span / k_span) * k_tile_bytes +
-                               static_cast<std::size_t>(head / v_span) * v_tile_bytes;
-    return {page + offset, head % v_span};
+    return {page + static_cast<std::size_t>(strip) * strip_bytes() + v_offset(head), head % v_span};
   }
 
   friend constexpr bool operator==(const PageFormat&, const PageFormat&) = default;

@@ -104,6 +104,26 @@ void exchange_matrices(void* const* operands, unsigned) {
   }
 }
 
+/// One lane's part of a movmatrix.
+struct MovmatrixOperand {
+  std::uint32_t given;
+  std::uint32_t result;
+};
+
+void transpose_matrix(void* const* operands, unsigned) {
+  const auto lane_of = [&](int lane) -> MovmatrixOperand& {
+    return *static_cast<MovmatrixOperand*>(operands[lane]);
+  };
+  const auto element = [&](int row, int column) {
+    return (lane_of(4 * row + column / 2).given >> (16 * (column % 2))) & 0xffffu;
+  };
+  for (int lane = 0; lane < 32; ++lane) {
+    const int g = lane / 4;
+    const int t = lane % 4;
+    lane_of(lane).result = element(2 * t, g) | (element(2 * t + 1, g) << 16);
+  }
+}
+
 }  // namespace
 
 void mma_m16n8k16_f16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
@@ -120,6 +140,12 @@ void mma_m16n8k32_s8(std::int32_t (&d)[4], const std::uint32_t (&a)[4],
                      const std::uint32_t (&b)[2]) {
   MmaOperand<std::int32_t> operand{d, a, b};
   meet_all_lanes("mma.m16n8k32.s8", &operand, &multiply_s8);
+}
+
+std::uint32_t movmatrix_trans(std::uint32_t x) {
+  MovmatrixOperand operand{x, 0};
+  meet_all_lanes("movmatrix", &operand, &transpose_matrix);
+  return operand.result;
 }
 
 void check_ldmatrix_row(const void* row) {

@@ -34,4 +34,7 @@ inline void ldmatrix_x4(std::uint32_t (&r)[4], const void* row, bool transposed)
   ldmatrix_exchange(operand);
 }
 
+/// An 8 x 8 matrix transposed between lanes.
+std::uint32_t movmatrix_trans(std::uint32_t x);
+
 }  // namespace kvcodec::simt
