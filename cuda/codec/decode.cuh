@@ -35,8 +35,8 @@ __device__ void decode_by_cta(const C& codec, Side side, int head_dim, const std
 
 /// Grid: tiles.
 template <Codec C>
-__global__ void __launch_bounds__(kTileThreads) decode_kernel(const __grid_constant__
-                                                              DecodeJob<C> job) {
+__global__ void __launch_bounds__(kTileThreads)
+    decode_kernel(const __grid_constant__ DecodeJob<C> job) {
   const TileMemory memory = plan_tile(job.codec, job.head_dim);
   const std::byte* global = job.tiles + static_cast<std::size_t>(blockIdx.x) * memory.tile_bytes;
   if (memory.tile_fits) {

@@ -35,9 +35,9 @@ EncodeSource source_of(const EncodeSide& side, const char* name, int head_dim) {
   source.raw_dtype = side.raw_dtype;
   source.center = side.center;
   if (!side.transform.supports(head_dim) || !pack(side.transform, source.transform)) {
-    throw unsupported(std::string(kEncodeRows) + ": " + name + ".transform = " +
-                      side.transform.name() + " does not run on the device for head_dim = " +
-                      std::to_string(head_dim));
+    throw unsupported(std::string(kEncodeRows) + ": " + name +
+                      ".transform = " + side.transform.name() +
+                      " does not run on the device for head_dim = " + std::to_string(head_dim));
   }
   return source;
 }
@@ -62,9 +62,8 @@ void check_rows(const EncodeRows& job) {
   }
   const auto page_bytes = static_cast<std::int64_t>(format.page_bytes());
   if (job.page_stride < page_bytes || job.page_stride % 16 != 0) {
-    throw invalid_argument(
-        bad_value(kEncodeRows, "page_stride", job.page_stride,
-                  std::to_string(page_bytes) + " or more, a multiple of 16"));
+    throw invalid_argument(bad_value(kEncodeRows, "page_stride", job.page_stride,
+                                     std::to_string(page_bytes) + " or more, a multiple of 16"));
   }
   require_aligned(kEncodeRows, "pages", job.pages);
   require_pointer(kEncodeRows, "k.rows.data", job.k.rows.data);

@@ -65,7 +65,7 @@ struct EncodePlace {
   std::int64_t token = 0;
   std::int32_t seq = 0;
   std::int32_t head = 0;
-  std::byte* tile = nullptr;  ///< null: no such tile
+  std::byte* tile = nullptr;              ///< null: no such tile
   const std::byte* first_tile = nullptr;  ///< of the stream; null: this one, or tiles side by side
   std::uint32_t* flag = nullptr;
 };
@@ -166,8 +166,8 @@ __device__ bool encode_by_cta(const C& codec, Side side, int head_dim, const std
   if constexpr (PartedCodec<C>) {
     const int n = codec.n_parts(side, head_dim);
     for (int part = static_cast<int>(threadIdx.x); part < n; part += kTileThreads) {
-      finite &= encode_one_part(codec, side, head_dim, first_tile, x, row_stride, part,
-                                AtomicTile{tile});
+      finite &=
+          encode_one_part(codec, side, head_dim, first_tile, x, row_stride, part, AtomicTile{tile});
     }
   } else if (threadIdx.x == 0) {
     if constexpr (ContinuingCodec<C>) {
@@ -182,8 +182,8 @@ __device__ bool encode_by_cta(const C& codec, Side side, int head_dim, const std
 
 /// Grid: tiles side by side, or [n_seq, n_kv_heads, max_tiles], times sides in z.
 template <Codec C>
-__global__ void __launch_bounds__(kTileThreads) encode_kernel(const __grid_constant__
-                                                              EncodeJob<C> job) {
+__global__ void __launch_bounds__(kTileThreads)
+    encode_kernel(const __grid_constant__ EncodeJob<C> job) {
   const C& codec = job.codec[blockIdx.z];
   const Side side = job.side[blockIdx.z];
   const EncodeSource& source = job.source[blockIdx.z];

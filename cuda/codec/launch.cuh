@@ -54,7 +54,8 @@ void for_each_of_slice(TypeList<Cs...>, const F& fn) {
       if constexpr (kIndex % kSlices == kSlice) fn.template operator()<C>();
     };
     (call.template operator()<I, Cs>(), ...);
-  }(std::index_sequence_for<Cs...>{});
+  }
+  (std::index_sequence_for<Cs...>{});
 }
 
 template <Codec C>

@@ -33,9 +33,9 @@ int device_count() noexcept {
 DeviceInfo describe_device(int i) {
   const int n = device_count();
   if (i < 0 || i >= n) {
-    throw invalid_argument(bad_value("describe_device", "i", i,
-                                     n == 0 ? "none, there is no device"
-                                            : "0.." + std::to_string(n - 1)));
+    throw invalid_argument(
+        bad_value("describe_device", "i", i,
+                  n == 0 ? "none, there is no device" : "0.." + std::to_string(n - 1)));
   }
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, i), "cudaGetDeviceProperties");

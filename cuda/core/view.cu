@@ -105,8 +105,7 @@ const T* copy_slots(Arena& arena, const T* from, const PageNumbers& numbers,
                     std::int32_t page_size) {
   if (from == nullptr) return nullptr;
   T* to = nullptr;
-  const T* device =
-      arena.add(numbers.host_page.size() * static_cast<std::size_t>(page_size), &to);
+  const T* device = arena.add(numbers.host_page.size() * static_cast<std::size_t>(page_size), &to);
   if (to == nullptr) return device;
   for (const std::int32_t page : numbers.host_page) {
     to = std::copy_n(from + static_cast<std::int64_t>(page) * page_size, page_size, to);
@@ -149,7 +148,8 @@ KvView fill_arena(Arena& arena, const KvView& host, const PageNumbers& numbers,
   const std::int64_t n_heads = std::int64_t{host.n_seq} * host.shape.n_kv_heads;
   KvView view = host;
   view.indptr = arena.copy(host.indptr, n_streams + 1);
-  view.indices = arena.copy(numbers.indices.data(), static_cast<std::int64_t>(numbers.indices.size()));
+  view.indices =
+      arena.copy(numbers.indices.data(), static_cast<std::int64_t>(numbers.indices.size()));
   view.last_page_len = arena.copy(host.last_page_len, n_streams);
   view.first_pos = arena.copy(host.first_pos, n_streams);
   view.slot_pos = copy_slots(arena, host.slot_pos, numbers, host.format.page_size);
@@ -229,11 +229,11 @@ void DeviceView::download_pages(std::byte* pages, std::int64_t page_stride, Stre
                                      std::to_string(page_bytes) + " or more"));
   }
   for_each_run(host_page_, [&](std::size_t first, std::size_t n) {
-    check(cudaMemcpy2DAsync(pages + host_page_[first] * page_stride,
-                            static_cast<std::size_t>(page_stride),
-                            pages_.data() + first * page_bytes, page_bytes, page_bytes, n,
-                            cudaMemcpyDeviceToHost, stream),
-          "cudaMemcpy2DAsync");
+    check(
+        cudaMemcpy2DAsync(pages + host_page_[first] * page_stride,
+                          static_cast<std::size_t>(page_stride), pages_.data() + first * page_bytes,
+                          page_bytes, page_bytes, n, cudaMemcpyDeviceToHost, stream),
+        "cudaMemcpy2DAsync");
   });
 }
 

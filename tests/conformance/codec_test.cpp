@@ -208,8 +208,8 @@ TEST_P(CodecLaws, PartsInAnyOrderAreTheTile) {
         EXPECT_EQ(tile.copy(), s.encode(x));
         EXPECT_EQ(plain.copy(), s.encode(x));
         if constexpr (ContinuingParts<C>) {
-          const std::vector<std::byte> first = s.encode(test::make_rows(
-              test::Input::lognormal, kTileRows, s.width(), 42));
+          const std::vector<std::byte> first =
+              s.encode(test::make_rows(test::Input::lognormal, kTileRows, s.width(), 42));
           test::Guarded<> after(s.bytes(), std::byte{0});
           for (const int part : shuffled(codec.n_parts(s.side, s.head_dim), 7)) {
             codec.encode_part_after(s.side, s.head_dim, first.data(), spaced.data(), stride, part,

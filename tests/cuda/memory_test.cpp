@@ -42,15 +42,15 @@ TEST_F(DeviceMemory, BuffersCopyBothWays) {
   EXPECT_EQ(b.to_host(), (std::vector<int>{9, 8, 3, 4, 5}));
   b.fill(0);
   EXPECT_EQ(b.to_host(), std::vector<int>(5, 0));
-  EXPECT_TRUE(test::contains(
-      test::message_of<invalid_argument>([&] { b.upload(std::vector<int>(6)); }),
-      {"host.size() = 6", "at most 5"}));
+  EXPECT_TRUE(
+      test::contains(test::message_of<invalid_argument>([&] { b.upload(std::vector<int>(6)); }),
+                     {"host.size() = 6", "at most 5"}));
   EXPECT_EQ(cuda::DeviceBuffer<int>(0).to_host(), std::vector<int>());
 }
 
 TEST_F(DeviceMemory, TooMuchIsACudaError) {
-  const std::string message = test::message_of<cuda_error>(
-      [] { cuda::DeviceBuffer<std::byte> all(std::size_t{1} << 60); });
+  const std::string message =
+      test::message_of<cuda_error>([] { cuda::DeviceBuffer<std::byte> all(std::size_t{1} << 60); });
   EXPECT_TRUE(test::contains(message, {"cudaMalloc", "error 2", "cudaErrorMemoryAllocation"}));
 }
 
@@ -83,8 +83,8 @@ const RawRows* bring_back(Returned& r, const KvView& d, const RawRows* device) {
   auto list = fetch(device, d.n_seq * d.shape.n_kv_heads);
   for (RawRows& x : list) {
     const auto get = [&](const void* from, DType type) {
-      const std::int64_t bytes = x.n_rows * d.shape.head_dim *
-                                 static_cast<std::int64_t>(dtype_bytes(type));
+      const std::int64_t bytes =
+          x.n_rows * d.shape.head_dim * static_cast<std::int64_t>(dtype_bytes(type));
       r.rows.push_back(fetch(static_cast<const std::byte*>(from), bytes));
       return r.rows.back().data();
     };
@@ -182,8 +182,8 @@ void expect_same(const KvView& a, const KvView& b) {
       }
     }
   }
-  const auto n_values =
-      static_cast<std::size_t>(a.n_seq * a.shape.n_kv_heads) * static_cast<std::size_t>(a.shape.head_dim);
+  const auto n_values = static_cast<std::size_t>(a.n_seq * a.shape.n_kv_heads) *
+                        static_cast<std::size_t>(a.shape.head_dim);
   ASSERT_EQ(a.k_center == nullptr, b.k_center == nullptr);
   if (a.k_center != nullptr) {
     EXPECT_EQ(std::memcmp(a.k_center, b.k_center, n_values * sizeof(float)), 0);
@@ -254,16 +254,17 @@ TEST_P(DeviceViews, HoldWhatTheHostsViewHolds) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Plans, DeviceViews,
-    ::testing::Values("k=hadamard+nqkv:g64,v=int8,recent=32,sink=4,page=128",
-                      "k=mean:n100+nqkv,v=f16,recent=40",
-                      "kv=nqkv:g128,recent=1",
-                      "k=int8,v=nqsym,policy=lagkv:l64:r0.5,recent=8",
-                      "k=qjl:m96:o8,v=int8,recent=8",
-                      "k=codebook:t0.98,v=codebook:t0.95,rope=10000,recent=8",
-                      "k=codebook:t0.98:norope:head,v=nqsym,sink=4,recent=8"),
-    [](const auto& plan) { return std::to_string(plan.index) + "_" + test::test_name(plan.param); });
+INSTANTIATE_TEST_SUITE_P(Plans, DeviceViews,
+                         ::testing::Values("k=hadamard+nqkv:g64,v=int8,recent=32,sink=4,page=128",
+                                           "k=mean:n100+nqkv,v=f16,recent=40",
+                                           "kv=nqkv:g128,recent=1",
+                                           "k=int8,v=nqsym,policy=lagkv:l64:r0.5,recent=8",
+                                           "k=qjl:m96:o8,v=int8,recent=8",
+                                           "k=codebook:t0.98,v=codebook:t0.95,rope=10000,recent=8",
+                                           "k=codebook:t0.98:norope:head,v=nqsym,sink=4,recent=8"),
+                         [](const auto& plan) {
+                           return std::to_string(plan.index) + "_" + test::test_name(plan.param);
+                         });
 
 }  // namespace
 }  // namespace kvcodec

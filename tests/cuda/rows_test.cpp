@@ -42,8 +42,7 @@ std::vector<std::byte> strips(const PageFormat& f, const std::vector<std::byte>&
       const auto page = static_cast<std::size_t>(
           indices[static_cast<std::size_t>(indptr[stream] + row / f.page_size)]);
       const int strip = static_cast<int>(row % f.page_size) / kTileRows;
-      const std::byte* tile =
-          f.k_tile(pages.data() + page * f.page_bytes(), strip, 0).tile;
+      const std::byte* tile = f.k_tile(pages.data() + page * f.page_bytes(), strip, 0).tile;
       out.insert(out.end(), tile, tile + f.strip_bytes());
     }
   }
@@ -246,9 +245,9 @@ TEST_F(EncodeRowsTest, FactorsPerHeadThenRotation) {
   for (int i = 0; i < layer.shape.n_kv_heads * layer.shape.head_dim; ++i) {
     factors.push_back(0.5f + 0.01f * static_cast<float>(i % 97));
   }
-  const AnyTransform affine = ChannelAffine::bind(
-      {factors.data(), layer.shape.n_kv_heads, layer.shape.head_dim}, layer.shape.n_kv_heads,
-      layer.shape.head_dim);
+  const AnyTransform affine =
+      ChannelAffine::bind({factors.data(), layer.shape.n_kv_heads, layer.shape.head_dim},
+                          layer.shape.n_kv_heads, layer.shape.head_dim);
   layer.k.transform = affine;
   layer.k.transform.append(Hadamard{});
   layer.v.transform = affine;

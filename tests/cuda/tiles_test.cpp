@@ -204,13 +204,14 @@ TEST(TileArguments, AreRefusedByName) {
   };
   EXPECT_TRUE(test::contains(not_served(AnyCodec(Int8Token{}), Side::key, 72, 1, here, here),
                              {"int8", "head_dim = 72"}));
-  EXPECT_TRUE(test::contains(not_served(make_codec("qjl").with_tables(64), Side::value, 64, 1, here, here),
-                             {"qjl", "for keys only"}));
-  EXPECT_TRUE(test::contains(test::message_of<unsupported>([&] {
-                               cuda::decode_tiles(Int8Token{}, Side::key, 8, 1, here,
-                                                  {here, DType::f16});
-                             }),
-                             {"decode_tiles", "head_dim = 8"}));
+  EXPECT_TRUE(
+      test::contains(not_served(make_codec("qjl").with_tables(64), Side::value, 64, 1, here, here),
+                     {"qjl", "for keys only"}));
+  EXPECT_TRUE(
+      test::contains(test::message_of<unsupported>([&] {
+                       cuda::decode_tiles(Int8Token{}, Side::key, 8, 1, here, {here, DType::f16});
+                     }),
+                     {"decode_tiles", "head_dim = 8"}));
 }
 
 }  // namespace

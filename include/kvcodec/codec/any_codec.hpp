@@ -192,7 +192,7 @@ class AnyCodec {
     functions_->move_tables(value_, head_dim, &move,
                             [](void* context, const void* table, std::size_t bytes) -> const void* {
                               return (*static_cast<std::remove_reference_t<F>*>(context))(table,
-                                                                                         bytes);
+                                                                                          bytes);
                             });
   }
   /// True for codecs that make no sense for V.

@@ -76,7 +76,8 @@ struct Int8Token {
     const TileLayout at = layout(side, head_dim);
     const float s = to_f32(f16{get_scale(in + scale_offset(head_dim), row)});
     for (int c = 0; c < head_dim; ++c) {
-      x[row * row_stride + c] = static_cast<float>(static_cast<std::int8_t>(at.get(in, row, c))) * s;
+      x[row * row_stride + c] =
+          static_cast<float>(static_cast<std::int8_t>(at.get(in, row, c))) * s;
     }
   }
 

@@ -104,6 +104,7 @@ using RawF32 = RawCodec<float>;
 using RawF16 = RawCodec<f16>;
 using RawBf16 = RawCodec<bf16>;
 
-static_assert(RowCodec<RawF32> && RowCodec<RawF16> && RowCodec<RawBf16> && PartedCodec<RawF32> && PartedCodec<RawF16> && PartedCodec<RawBf16>);
+static_assert(RowCodec<RawF32> && RowCodec<RawF16> && RowCodec<RawBf16> && PartedCodec<RawF32> &&
+              PartedCodec<RawF16> && PartedCodec<RawBf16>);
 
 }  // namespace kvcodec

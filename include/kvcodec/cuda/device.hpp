@@ -21,11 +21,11 @@ struct DeviceInfo {
   std::string name;
   int major = 0;  ///< compute capability: 9.0 is major 9, minor 0
   int minor = 0;
-  int n_sms = 0;                   ///< multiprocessors
-  std::size_t memory_bytes = 0;    ///< of the device in total
-  std::size_t shared_bytes = 0;    ///< shared memory that one CTA may ask for
-  int memory_clock_khz = 0;        ///< 0: not known
-  int memory_bus_bits = 0;         ///< 0: not known
+  int n_sms = 0;                 ///< multiprocessors
+  std::size_t memory_bytes = 0;  ///< of the device in total
+  std::size_t shared_bytes = 0;  ///< shared memory that one CTA may ask for
+  int memory_clock_khz = 0;      ///< 0: not known
+  int memory_bus_bits = 0;       ///< 0: not known
 };
 
 /// Device `i`, 0..device_count()-1. Throws invalid_argument, cuda_error.
