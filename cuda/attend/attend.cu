@@ -21,7 +21,8 @@ std::optional<CodeKind> kind_of(const TileFormat& f) {
   using Level = TileFormat::Level;
   switch (f.level) {
     case Level::table:
-      if (f.bits == 1) return f.table[0] == -f.table[1] ? std::optional(CodeKind::table1) : std::nullopt;
+      if (f.bits == 1)
+        return f.table[0] == -f.table[1] ? std::optional(CodeKind::table1) : std::nullopt;
       return f.bits == 2 ? CodeKind::table2 : CodeKind::table4;
     case Level::int8:
     case Level::uint8: return CodeKind::byte;
@@ -167,13 +168,15 @@ AttendParams plan(const KvView& view, const AttendLimits& limits) {
 
 std::size_t state_bytes(const AttendParams& p) {
   const std::int64_t n_units = std::int64_t{p.view.n_seq} * p.view.shape.n_kv_heads * p.n_units;
-  return static_cast<std::size_t>((n_units * p.n_splits() * p.state_floats() * 4 + 255) / 256 * 256);
+  return static_cast<std::size_t>((n_units * p.n_splits() * p.state_floats() * 4 + 255) / 256 *
+                                  256);
 }
 
 /// Bytes of the sketches of all query rows, behind the states.
 std::size_t sketch_bytes(const AttendParams& p, const TileFormat& k) {
   if (k.width == p.view.shape.head_dim) return 0;
-  const std::int64_t n_rows = std::int64_t{p.view.n_seq} * p.view.shape.n_kv_heads * p.n_units * p.unit_rows;
+  const std::int64_t n_rows =
+      std::int64_t{p.view.n_seq} * p.view.shape.n_kv_heads * p.n_units * p.unit_rows;
   return static_cast<std::size_t>((n_rows * k.width * 4 + 255) / 256 * 256);
 }
 

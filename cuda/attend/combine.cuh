@@ -21,8 +21,8 @@ class RowStates {
  public:
   __device__ RowStates(const AttendParams& p, const Unit& u, int row) : p_(p), u_(u), row_(row) {
     const std::int64_t stream = u.seq * p.view.n_streams_per_seq() + u.head / p.view.format.span;
-    n_pages_ = static_cast<std::int32_t>((p.view.encoded_rows(stream) + p.split_rows - 1) /
-                                         p.split_rows);
+    n_pages_ =
+        static_cast<std::int32_t>((p.view.encoded_rows(stream) + p.split_rows - 1) / p.split_rows);
     n_raw_ = static_cast<std::int32_t>((n_raw_rows(p, u.seq, u.head) + kRawSplitRows - 1) /
                                        kRawSplitRows);
   }

@@ -67,10 +67,10 @@ struct KeyPlane {
 template <CodeKind kKind, int kHeadDim, int kMostQuads>
 struct ValuePlane {
   using C = Codes<kKind>;
-  static constexpr int words = kTileRows / C::per_word;   ///< of a channel
-  static constexpr int lane_words = words / 4;            ///< of a channel and lane
-  static constexpr int quads = kHeadDim / 4;              ///< four neighbouring channels
-  static constexpr int rounds = (quads + 7) / 8;          ///< quads of a lane
+  static constexpr int words = kTileRows / C::per_word;  ///< of a channel
+  static constexpr int lane_words = words / 4;           ///< of a channel and lane
+  static constexpr int quads = kHeadDim / 4;             ///< four neighbouring channels
+  static constexpr int rounds = (quads + 7) / 8;         ///< quads of a lane
   static constexpr int load_rounds = lane_words >= kMostQuads ? 1 : kMostQuads / lane_words;
   static constexpr int loads = (rounds + load_rounds - 1) / load_rounds;
   static constexpr int load_quads = load_rounds * lane_words;

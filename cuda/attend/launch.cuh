@@ -25,7 +25,8 @@ cudaError_t launch_config(const AttendParams& p, cudaStream_t stream) {
 template <CodeKind kKey, CodeKind kValue>
 struct PairShapes {
   static constexpr bool kUsual =
-      kKey == kValue && (kKey == CodeKind::table4 || kKey == CodeKind::byte || kKey == CodeKind::f16);
+      kKey == kValue &&
+      (kKey == CodeKind::table4 || kKey == CodeKind::byte || kKey == CodeKind::f16);
   /// head_dim 80, 96 and 256 besides 64 and 128.
   static constexpr bool kAllHeadDims = kUsual;
   /// Formats with zeros: affine codes.

@@ -45,13 +45,13 @@ struct AttendParams {
 
   bool one_table;  ///< K and V codes have the same table
   std::int32_t split_rows;
-  std::int32_t n_page_splits;    ///< of a unit, enough for the longest stream
-  std::int32_t n_raw_splits;     ///< the same for rows that are not encoded
-  std::int32_t unit_rows;        ///< query rows of a unit, at most kUnitRows
-  std::int32_t n_units;          ///< of a (sequence, KV head)
-  float* states;  ///< [n_seq, n_kv_heads, n_units, n_splits()] of state_floats()
-  void* out;      ///< [n_tokens, n_q_heads, head_dim]
-  float* lse;     ///< [n_tokens, n_q_heads]; or null
+  std::int32_t n_page_splits;  ///< of a unit, enough for the longest stream
+  std::int32_t n_raw_splits;   ///< the same for rows that are not encoded
+  std::int32_t unit_rows;      ///< query rows of a unit, at most kUnitRows
+  std::int32_t n_units;        ///< of a (sequence, KV head)
+  float* states;               ///< [n_seq, n_kv_heads, n_units, n_splits()] of state_floats()
+  void* out;                   ///< [n_tokens, n_q_heads, head_dim]
+  float* lse;                  ///< [n_tokens, n_q_heads]; or null
 
   KVCODEC_HD std::int32_t n_splits() const noexcept { return n_page_splits + n_raw_splits; }
   /// Floats of one state: m [unit_rows], l [unit_rows], acc [unit_rows, head_dim]. m counts in
@@ -66,7 +66,7 @@ struct AttendParams {
 
 /// One unit.
 struct Unit {
-  std::int64_t index;        ///< among all units
+  std::int64_t index;  ///< among all units
   std::int64_t seq;
   std::int32_t head;         ///< KV head
   std::int64_t first_row;    ///< among the query rows of the (sequence, KV head)
@@ -117,8 +117,8 @@ KVCODEC_HD inline std::int64_t n_raw_rows(const AttendParams& p, std::int64_t se
 /// Whether a row at `pos` is visible to a query at q_pos (attend.hpp).
 KVCODEC_HD inline bool in_view(const AttendParams& p, std::int32_t pos,
                                std::int32_t q_pos) noexcept {
-  return pos <= q_pos && (p.window <= 0 || pos > std::int64_t{q_pos} - p.window ||
-                          pos < p.window_sinks);
+  return pos <= q_pos &&
+         (p.window <= 0 || pos > std::int64_t{q_pos} - p.window || pos < p.window_sinks);
 }
 
 }  // namespace kvcodec::cuda

@@ -65,7 +65,8 @@ __device__ inline RawPiece raw_piece(const AttendParams& p, const Unit& u, std::
   const std::int64_t token = p.q_indptr[u.seq] + row;
   const std::int64_t left = p.q_indptr[u.seq + 1] - token;
   piece.row_stride = std::int64_t{p.view.shape.n_kv_heads} * p.view.shape.head_dim;
-  const std::int64_t offset = token * piece.row_stride + std::int64_t{u.head} * p.view.shape.head_dim;
+  const std::int64_t offset =
+      token * piece.row_stride + std::int64_t{u.head} * p.view.shape.head_dim;
   piece.k_type = DType::f32;
   piece.v_type = DType::f32;
   piece.k = p.k_new + offset;
@@ -83,7 +84,8 @@ __device__ inline void score_piece(const AttendParams& p, const Unit& u, const R
     const int row = i % kRawChunk;
     const int q_row = i / kRawChunk;
     bool seen = row < piece.n_rows;
-    if (seen && piece.masks != nullptr) seen = ((piece.masks[row] >> u.head_in_group(q_row)) & 1) != 0;
+    if (seen && piece.masks != nullptr)
+      seen = ((piece.masks[row] >> u.head_in_group(q_row)) & 1) != 0;
     if (seen) {
       const std::int32_t pos = piece.pos != nullptr ? piece.pos[row] : piece.first_pos + row;
       seen = in_view(p, pos, p.q_pos[u.token(q_row)]);

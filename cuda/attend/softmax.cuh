@@ -18,9 +18,9 @@ using Scores = float[2][4][4];
 /// What a lane knows of its query rows g and g + 8.
 template <int kHalves>
 struct QueryRows {
-  float factor[kHalves];     ///< sm_scale times what was taken out of the query
-  float center[kHalves];     ///< sm_scale * q . center of the keys
-  std::int32_t pos[kHalves];  ///< query position; below every row's where there is no such row
+  float factor[kHalves];           ///< sm_scale times what was taken out of the query
+  float center[kHalves];           ///< sm_scale * q . center of the keys
+  std::int32_t pos[kHalves];       ///< query position; below every row's where there is no such row
   std::int32_t in_group[kHalves];  ///< query head within its group
 };
 

@@ -64,14 +64,11 @@ struct TilesWarp {
   using ValueCodes = Codes<C::kValue>;
   static constexpr int kValueGroups = (C::kHeadDim + 31) / 32;
 
-  /// A tile in a page.
+  /// A tile of both sides. Few values, because every one of them costs registers across the loop.
   struct Tile {
-    const std::byte* k;
-    const std::byte* v;
-    int k_head;
-    int v_head;
-    std::int64_t slot;  ///< of its first row, among all pages
-    std::int64_t row;   ///< of its first row, in the stream
+    const std::byte* strip;  ///< of the page
+    std::int32_t page;
+    std::int32_t row;  ///< of its first row, in the stream
   };
 
   const AttendParams& p;
@@ -86,6 +83,12 @@ struct TilesWarp {
   QueryRows<C::kHalves> q;
   std::int32_t first_q_pos;  ///< smallest position of a query row of the unit
   std::int32_t last_q_pos;
+  std::int32_t stream_pos;  ///< position of row 0 of the stream
+  std::int32_t end_row;     ///< of the split
+  std::uint32_t k_tile;     ///< offset in a strip
+  std::uint32_t v_tile;
+  int k_head;  ///< of a tile
+  int v_head;
 
   uint4 buffer[2][C::kQuads];
   float sum[V::rounds][4][4];  ///< D fragments: channels first_channel_of(t, round) + 4 e + i
@@ -112,42 +115,52 @@ struct TilesWarp {
       first_q_pos = pos < first_q_pos ? pos : first_q_pos;
       last_q_pos = pos > last_q_pos ? pos : last_q_pos;
     }
+    const std::byte* const zero = nullptr;
+    const int head_in_page = u.head % p.view.format.span;
+    const TileRef<const std::byte> k = p.view.format.k_tile(zero, 0, head_in_page);
+    const TileRef<const std::byte> v = p.view.format.v_tile(zero, 0, head_in_page);
+    k_tile = static_cast<std::uint32_t>(k.tile - zero);
+    v_tile = static_cast<std::uint32_t>(v.tile - zero);
+    k_head = k.head;
+    v_head = v.head;
     start();
   }
 
-  __device__ Tile tile_at(std::int64_t stream, int head_in_page, std::int64_t row) const {
-    const PageFormat& format = p.view.format;
-    const std::int32_t page = p.view.page_of(stream, row);
-    const std::byte* base = p.view.page_data(page);
-    const int strip = static_cast<int>(row % format.page_size) / kTileRows;
-    const TileRef<const std::byte> k = format.k_tile(base, strip, head_in_page);
-    const TileRef<const std::byte> v = format.v_tile(base, strip, head_in_page);
-    return {k.tile, v.tile, k.head, v.head,
-            std::int64_t{page} * format.page_size + row % format.page_size, row};
+  __device__ __forceinline__ Tile tile_in(std::int32_t page, std::int32_t row) const {
+    const int strip = row % p.view.format.page_size / kTileRows;
+    return {p.view.page_data(page) + strip * p.view.format.strip_bytes(), page, row};
+  }
+  __device__ __forceinline__ const std::byte* k_of(const Tile& tile) const {
+    return tile.strip + k_tile;
+  }
+  __device__ __forceinline__ const std::byte* v_of(const Tile& tile) const {
+    return tile.strip + v_tile;
   }
 
   /// The load-th load of a tile into a buffer.
   template <int kLoad>
   __device__ __forceinline__ void load(const Tile& tile, uint4 (&to)[C::kQuads]) const {
     if constexpr (kLoad < K::loads) {
-      const auto* plane = reinterpret_cast<const uint4*>(tile.k) + tile.k_head * (K::words * 16);
+      const auto* plane = reinterpret_cast<const uint4*>(k_of(tile)) + k_head * (K::words * 16);
 #pragma unroll
       for (int n = 0; n < K::load_quads; ++n) {
         const int r = n % 2;
         const int w = n / 2;  // words of this load, unit by unit
         const int word = K::word(t, kLoad * K::load_units, w);
-        to[n] = word < K::words ? load_streaming(plane + K::quad_index(word, key_quad<C::kValue>(g, r)))
-                                : make_uint4(0, 0, 0, 0);
+        to[n] = word < K::words
+                    ? load_streaming(plane + K::quad_index(word, key_quad<C::kValue>(g, r)))
+                    : make_uint4(0, 0, 0, 0);
       }
     } else if constexpr (kLoad < K::loads + V::loads) {
       constexpr int kFirst = (kLoad - K::loads) * V::load_rounds;
       const auto* plane =
-          reinterpret_cast<const uint4*>(tile.v) + tile.v_head * (C::kHeadDim * V::words / 4);
+          reinterpret_cast<const uint4*>(v_of(tile)) + v_head * (C::kHeadDim * V::words / 4);
 #pragma unroll
       for (int n = 0; n < V::load_quads; ++n) {
         const int quad = g + 8 * (kFirst + n / V::lane_words);
-        to[n] = quad < V::quads ? load_streaming(plane + V::quad_index(V::word(t, n % V::lane_words), quad))
-                                : make_uint4(0, 0, 0, 0);
+        to[n] = quad < V::quads
+                    ? load_streaming(plane + V::quad_index(V::word(t, n % V::lane_words), quad))
+                    : make_uint4(0, 0, 0, 0);
       }
     }
   }
@@ -155,8 +168,7 @@ struct TilesWarp {
   /// Eight neighbouring f16 of a plane of scales or zeros, those of half r.
   __device__ __forceinline__ static void eight_of(const std::byte* plane, int t, int r,
                                                   float (&x)[8]) {
-    const uint4 bits =
-        *reinterpret_cast<const uint4*>(plane + 2 * first_token_of<C::kValue>(t, r));
+    const uint4 bits = *reinterpret_cast<const uint4*>(plane + 2 * first_token_of<C::kValue>(t, r));
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float2 two = __half22float2(half2_of(word_of(bits, i)));
@@ -167,16 +179,20 @@ struct TilesWarp {
 
   /// Scores of a tile += sums of one group times the scales, + zeros; the sums start anew.
   __device__ __forceinline__ void fold(const Tile& tile, int group, Scores& part, Scores& s) const {
-    const std::byte* scales = tile.k + p.k.scale_offset + kScalePlaneBytes * static_cast<std::size_t>(group);
-    const std::byte* zeros = tile.k + p.k.zero_offset + kScalePlaneBytes * static_cast<std::size_t>(group);
+    const std::byte* scales =
+        k_of(tile) + p.k.scale_offset + kScalePlaneBytes * static_cast<std::size_t>(group);
+    const std::byte* zeros =
+        k_of(tile) + p.k.zero_offset + kScalePlaneBytes * static_cast<std::size_t>(group);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float scale[8];
       float zero[8];
       if (p.k.group > 0) eight_of(scales, t, r, scale);
-      else for (float& x : scale) x = 1.0f;
+      else
+        for (float& x : scale) x = 1.0f;
       if (C::kZeros && p.k.has_zeros()) eight_of(zeros, t, r, zero);
-      else for (float& x : zero) x = 0.0f;
+      else
+        for (float& x : zero) x = 0.0f;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
 #pragma unroll
@@ -227,7 +243,8 @@ struct TilesWarp {
         const int end = (unit + 1) * kUnitCodes;
         const bool last = unit + 1 == K::units;
         if (last || (p.k.group > 0 && end % p.k.group == 0)) {
-          const int first = p.k.group > 0 ? (tile.k_head * p.k.width + (last ? p.k.width : end) - 1) / p.k.group : 0;
+          const int first =
+              p.k.group > 0 ? (k_head * p.k.width + (last ? p.k.width : end) - 1) / p.k.group : 0;
           fold(tile, first, part, s);
         }
       }
@@ -242,11 +259,14 @@ struct TilesWarp {
     float zero[2][8];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const std::byte* scales = tile.v + p.v.scale_offset + kScalePlaneBytes * static_cast<std::size_t>(group);
+      const std::byte* scales =
+          v_of(tile) + p.v.scale_offset + kScalePlaneBytes * static_cast<std::size_t>(group);
       if (p.v.group > 0) eight_of(scales, t, r, scale[r]);
-      else for (float& x : scale[r]) x = 1.0f;
+      else
+        for (float& x : scale[r]) x = 1.0f;
       if (C::kZeros && p.v.has_zeros()) {
-        eight_of(tile.v + p.v.zero_offset + kScalePlaneBytes * static_cast<std::size_t>(group), t, r, zero[r]);
+        eight_of(v_of(tile) + p.v.zero_offset + kScalePlaneBytes * static_cast<std::size_t>(group),
+                 t, r, zero[r]);
 #pragma unroll
         for (int half = 0; half < C::kHalves; ++half) {
           float more = 0.0f;
@@ -282,8 +302,25 @@ struct TilesWarp {
     }
   }
 
+  /// Rows of a tile and who sees them; the stream has n_rows rows in this split.
+  __device__ __forceinline__ TileRowsInfo rows_of(const Tile& tile) const {
+    TileRowsInfo rows;
+    rows.n_rows = end_row - tile.row < kTileRows ? end_row - tile.row : kTileRows;
+    rows.first_pos = stream_pos + tile.row;
+    const std::int64_t slot =
+        std::int64_t{tile.page} * p.view.format.page_size + tile.row % p.view.format.page_size;
+    rows.listed = p.view.slot_pos == nullptr ? nullptr : p.view.slot_pos + slot;
+    rows.masks = p.view.slot_mask == nullptr ? nullptr : p.view.slot_mask + slot;
+    const std::int64_t last = std::int64_t{rows.first_pos} + kTileRows - 1;
+    rows.all_visible = rows.n_rows == kTileRows && rows.listed == nullptr &&
+                       rows.masks == nullptr && last <= first_q_pos &&
+                       (p.window <= 0 || rows.first_pos > std::int64_t{last_q_pos} - p.window);
+    return rows;
+  }
+
   /// One step of the softmax; older sums are made to match.
-  __device__ __forceinline__ void soften(const TileRowsInfo& rows, Scores& s) {
+  __device__ __forceinline__ void soften(const Tile& tile, Scores& s) {
+    const TileRowsInfo rows = rows_of(tile);
     float shrink[C::kHalves];
     softmax_step<C::kValue>(p, rows, q, t, s, state, shrink);
     bool same = true;
@@ -362,8 +399,8 @@ struct TilesWarp {
       const int round = kFirst + local;
       if (round < V::rounds) {
         const int channel = 32 * round;
-        if (round == 0 || (p.v.group > 0 && (tile.v_head * C::kHeadDim + channel) % p.v.group == 0)) {
-          const int group = p.v.group > 0 ? (tile.v_head * C::kHeadDim + channel) / p.v.group : 0;
+        if (round == 0 || (p.v.group > 0 && (v_head * C::kHeadDim + channel) % p.v.group == 0)) {
+          const int group = p.v.group > 0 ? (v_head * C::kHeadDim + channel) / p.v.group : 0;
           weigh(tile, group, round, s, a);
         }
 #pragma unroll
@@ -393,68 +430,56 @@ struct TilesWarp {
   }
 };
 
-/// Rows of a tile and who sees them.
-template <class C>
-__device__ TileRowsInfo rows_of(const TilesWarp<C>& w, const typename TilesWarp<C>::Tile& tile,
-                                std::int64_t end, std::int32_t stream_pos) {
-  const AttendParams& p = w.p;
-  TileRowsInfo rows;
-  rows.n_rows = end - tile.row < kTileRows ? static_cast<int>(end - tile.row) : kTileRows;
-  rows.listed = p.view.slot_pos == nullptr ? nullptr : p.view.slot_pos + tile.slot;
-  rows.masks = p.view.slot_mask == nullptr ? nullptr : p.view.slot_mask + tile.slot;
-  rows.first_pos = static_cast<std::int32_t>(stream_pos + tile.row);
-  const std::int64_t last = std::int64_t{rows.first_pos} + kTileRows - 1;
-  rows.all_visible = rows.n_rows == kTileRows && rows.listed == nullptr && rows.masks == nullptr &&
-                     last <= w.first_q_pos &&
-                     (p.window <= 0 || rows.first_pos > std::int64_t{w.last_q_pos} - p.window);
-  return rows;
-}
-
-/// Loads kLoad .. of a tile, each one ahead of its use; `next` is loaded from after the last.
+/// Loads kLoad .. of a tile, each one ahead of its use; the tile that begins with next_row in
+/// next_page follows.
 template <class C, int kLoad>
-__device__ __forceinline__ void take_loads(TilesWarp<C>& w, const typename TilesWarp<C>::Tile& tile,
-                                           const typename TilesWarp<C>::Tile& next,
-                                           const TileRowsInfo& rows, Scores& part, Scores& s,
-                                           std::uint32_t (&a)[4][4]) {
+__device__ __forceinline__ void take_loads(TilesWarp<C>& w, typename TilesWarp<C>::Tile& tile,
+                                           std::int32_t next_page, std::int32_t next_row,
+                                           Scores& part, Scores& s, std::uint32_t (&a)[4][4]) {
   using K = typename C::K;
   using V = typename C::V;
   if constexpr (kLoad < C::kLoads) {
-    if constexpr (kLoad + 1 < C::kLoads) w.template load<kLoad + 1>(tile, w.buffer[(kLoad + 1) % 2]);
-    else w.template load<0>(next, w.buffer[0]);
+    typename TilesWarp<C>::Tile next = tile;
+    if constexpr (kLoad + 1 < C::kLoads) {
+      w.template load<kLoad + 1>(tile, w.buffer[(kLoad + 1) % 2]);
+    } else {
+      next = w.tile_in(next_page, next_row);
+      w.template load<0>(next, w.buffer[0]);
+    }
     if constexpr (kLoad < K::loads) {
       w.template score<kLoad>(tile, w.buffer[kLoad % 2], part, s);
     } else if constexpr (kLoad < K::loads + V::loads) {
-      if constexpr (kLoad == K::loads) w.soften(rows, s);
+      if constexpr (kLoad == K::loads) w.soften(tile, s);
       w.template add<kLoad>(tile, w.buffer[kLoad % 2], s, a);
     }
-    take_loads<C, kLoad + 1>(w, tile, next, rows, part, s, a);
+    tile = next;
+    take_loads<C, kLoad + 1>(w, tile, next_page, next_row, part, s, a);
   }
 }
 
 /// Every fourth tile of encoded rows begin .. end - 1 of a stream, from the warp's own first one on.
+/// A stream has fewer than 2^31 rows.
 template <class C>
 __device__ void take_tiles(TilesWarp<C>& w, std::int64_t begin, std::int64_t end) {
   constexpr int kStep = kTileRows * (kAttendThreads / 32);
   const KvView& view = w.p.view;
-  const std::int64_t stream =
-      w.u.seq * view.n_streams_per_seq() + w.u.head / view.format.span;
-  const int head_in_page = w.u.head % view.format.span;
-  const std::int32_t pos = view.first_pos == nullptr ? 0 : view.first_pos[stream];
-  std::int64_t row = begin + kTileRows * static_cast<std::int64_t>(threadIdx.x / 32);
-  if (row >= end) return;
-  auto tile = w.tile_at(stream, head_in_page, row);
+  const std::int64_t stream = w.u.seq * view.n_streams_per_seq() + w.u.head / view.format.span;
+  w.stream_pos = view.first_pos == nullptr ? 0 : view.first_pos[stream];
+  w.end_row = static_cast<std::int32_t>(end);
+  std::int32_t row =
+      static_cast<std::int32_t>(begin) + kTileRows * static_cast<std::int32_t>(threadIdx.x / 32);
+  if (row >= w.end_row) return;
+  auto tile = w.tile_in(view.page_of(stream, row), row);
   w.template load<0>(tile, w.buffer[0]);
-  while (true) {
-    const std::int64_t next_row = row + kStep;
-    const auto next = next_row < end ? w.tile_at(stream, head_in_page, next_row) : tile;
-    const TileRowsInfo rows = rows_of(w, tile, end, pos);
+  while (row < w.end_row) {
+    // After the last tile its own page is read once more, for nothing.
+    const std::int32_t next_row = row + kStep < w.end_row ? row + kStep : row;
+    const std::int32_t next_page = view.page_of(stream, next_row);
     Scores part = {};
     Scores s = {};
     std::uint32_t a[4][4];
-    take_loads<C, 0>(w, tile, next, rows, part, s, a);
-    if (next_row >= end) return;
-    row = next_row;
-    tile = next;
+    take_loads<C, 0>(w, tile, next_page, next_row, part, s, a);
+    row += kStep;
   }
 }
 
@@ -463,7 +488,7 @@ __device__ void take_tiles(TilesWarp<C>& w, std::int64_t begin, std::int64_t end
 template <class C>
 __device__ void merge_warps(TilesWarp<C>& w, float* memory, float* out) {
   constexpr int kWarps = kAttendThreads / 32;
-  float* maxima = memory;                       // [kWarps][kUnitRows]
+  float* maxima = memory;                        // [kWarps][kUnitRows]
   float* weights = maxima + kWarps * kUnitRows;  // [kWarps][kUnitRows]
   float* sums = weights + kWarps * kUnitRows;    // [kUnitRows][head_dim]
   const int warp = static_cast<int>(threadIdx.x / 32);
@@ -506,10 +531,10 @@ __device__ void merge_warps(TilesWarp<C>& w, float* memory, float* out) {
     }
     __syncthreads();
   }
-  const float* center = w.p.view.v_center == nullptr
-                            ? nullptr
-                            : w.p.view.v_center +
-                                  (w.u.seq * w.p.view.shape.n_kv_heads + w.u.head) * C::kHeadDim;
+  const float* center =
+      w.p.view.v_center == nullptr
+          ? nullptr
+          : w.p.view.v_center + (w.u.seq * w.p.view.shape.n_kv_heads + w.u.head) * C::kHeadDim;
   const int unit_rows = w.p.unit_rows;
   for (int i = static_cast<int>(threadIdx.x); i < n_rows * C::kHeadDim; i += kAttendThreads) {
     const int row = i / C::kHeadDim;

@@ -31,8 +31,8 @@ test::Result attend_on_device(const KvView& host, const test::QueryBatch& batch,
   cuda::AttendLimits limits;
   limits.split_rows = split_rows;
   for (std::int64_t s = 0; s < host.n_seq; ++s) {
-    const auto n = batch.indptr[static_cast<std::size_t>(s) + 1] -
-                   batch.indptr[static_cast<std::size_t>(s)];
+    const auto n =
+        batch.indptr[static_cast<std::size_t>(s) + 1] - batch.indptr[static_cast<std::size_t>(s)];
     limits.max_tokens_per_seq = std::max(limits.max_tokens_per_seq, static_cast<std::int32_t>(n));
     for (std::int64_t i = 0; i < host.n_streams_per_seq(); ++i) {
       limits.max_encoded_rows =
@@ -51,16 +51,16 @@ test::Result attend_on_device(const KvView& host, const test::QueryBatch& batch,
   const auto n_rows = static_cast<std::size_t>(batch.n_tokens() * host.shape.n_q_heads);
   test::GuardedBuffer<float> out(n_rows * static_cast<std::size_t>(host.shape.head_dim));
   test::GuardedBuffer<float> lse(n_rows);
-  test::GuardedBuffer<std::byte> workspace(
-      cuda::attend_workspace_bytes(device.view(), limits) + 256);
+  test::GuardedBuffer<std::byte> workspace(cuda::attend_workspace_bytes(device.view(), limits) +
+                                           256);
   auto* aligned = reinterpret_cast<std::byte*>(
       (reinterpret_cast<std::uintptr_t>(workspace.data()) + 255) / 256 * 256);
-  cuda::attend(device.view(),
-               {q.data(), DType::f32, indptr.data(), pos.data(),
-                batch.k_new.empty() ? nullptr : k_new.data(),
-                batch.v_new.empty() ? nullptr : v_new.data()},
-               {out.data(), DType::f32, lse.data()}, on_device, limits, aligned,
-               cuda::attend_workspace_bytes(device.view(), limits));
+  cuda::attend(
+      device.view(),
+      {q.data(), DType::f32, indptr.data(), pos.data(),
+       batch.k_new.empty() ? nullptr : k_new.data(), batch.v_new.empty() ? nullptr : v_new.data()},
+      {out.data(), DType::f32, lse.data()}, on_device, limits, aligned,
+      cuda::attend_workspace_bytes(device.view(), limits));
   cuda::synchronize(nullptr);
   static_cast<void>(workspace.to_host());
   return {out.to_host(), lse.to_host()};
@@ -113,10 +113,9 @@ struct Case {
   std::int64_t n_rows;
 };
 std::string name_of(const ::testing::TestParamInfo<Case>& info) {
-  return test::test_name(std::string(info.param.plan) + "_d" +
-                         std::to_string(info.param.shape.head_dim) + "_g" +
-                         std::to_string(info.param.shape.gqa_group()) + "_n" +
-                         std::to_string(info.param.n_rows));
+  return test::test_name(
+      std::string(info.param.plan) + "_d" + std::to_string(info.param.shape.head_dim) + "_g" +
+      std::to_string(info.param.shape.gqa_group()) + "_n" + std::to_string(info.param.n_rows));
 }
 void PrintTo(const Case& c, std::ostream* os) { *os << c.plan; }
 
@@ -143,14 +142,15 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"kv=nqkv", {12, 1, 96}, 200}, Case{"kv=nqkv", {4, 1, 256}, 200},
         Case{"kv=nqkv", {16, 1, 256}, 140}, Case{"kv=hadamard+lm:b4", {4, 1, 128}, 260},
         Case{"kv=wkv:b4:g32", {4, 1, 128}, 260}, Case{"kv=wkv:b4:g64", {16, 1, 64}, 200},
-        Case{"k=lm:b4,v=kivi:b4:g32", {4, 1, 128}, 200}, Case{"k=rabitq:b4,v=lm:b4", {4, 1, 64}, 200},
-        Case{"kv=int8", {4, 1, 128}, 330}, Case{"kv=int8", {7, 1, 80}, 200},
-        Case{"kv=int8", {16, 1, 64}, 200}, Case{"kv=wkv:b8:g64", {4, 1, 128}, 200},
-        Case{"k=int8,v=nqsym", {4, 1, 128}, 330}, Case{"kv=fp8", {4, 1, 128}, 200},
-        Case{"kv=fp8:row", {4, 1, 64}, 200}, Case{"kv=fp8:s0.25", {16, 1, 64}, 200},
-        Case{"kv=f16", {4, 1, 128}, 260}, Case{"kv=f16", {4, 1, 96}, 200},
-        Case{"kv=f16", {2, 1, 256}, 140}, Case{"kv=lm:b2", {4, 1, 128}, 330},
-        Case{"kv=wkv:b2:g64", {4, 1, 128}, 200}, Case{"k=lm:b2,v=kivi:b2:g32", {16, 1, 64}, 200},
+        Case{"k=lm:b4,v=kivi:b4:g32", {4, 1, 128}, 200},
+        Case{"k=rabitq:b4,v=lm:b4", {4, 1, 64}, 200}, Case{"kv=int8", {4, 1, 128}, 330},
+        Case{"kv=int8", {7, 1, 80}, 200}, Case{"kv=int8", {16, 1, 64}, 200},
+        Case{"kv=wkv:b8:g64", {4, 1, 128}, 200}, Case{"k=int8,v=nqsym", {4, 1, 128}, 330},
+        Case{"kv=fp8", {4, 1, 128}, 200}, Case{"kv=fp8:row", {4, 1, 64}, 200},
+        Case{"kv=fp8:s0.25", {16, 1, 64}, 200}, Case{"kv=f16", {4, 1, 128}, 260},
+        Case{"kv=f16", {4, 1, 96}, 200}, Case{"kv=f16", {2, 1, 256}, 140},
+        Case{"kv=lm:b2", {4, 1, 128}, 330}, Case{"kv=wkv:b2:g64", {4, 1, 128}, 200},
+        Case{"k=lm:b2,v=kivi:b2:g32", {16, 1, 64}, 200},
         Case{"k=rabitq:b1,v=lm:b4", {4, 1, 128}, 200}, Case{"k=lm:b1,v=lm:b2", {4, 1, 64}, 200},
         Case{"k=qjl:m256,v=lm:b4", {4, 1, 128}, 330}, Case{"k=qjl:m128,v=lm:b2", {4, 1, 64}, 200},
         Case{"kv=nqsym,recent=0", {4, 1, 64}, 64}, Case{"kv=nqsym,recent=0", {4, 1, 64}, 256},
@@ -191,8 +191,7 @@ TEST_F(DeviceAttendOptions, WindowSoftCapAndSinkLogits) {
 
 TEST_F(DeviceAttendOptions, OwnRowsThatAreNotCached) {
   const Cached cached("kv=nqsym,recent=8", {8, 2, 64}, {200, 64});
-  test::QueryBatch batch =
-      test::make_queries(cached.view.shape, {4, 2}, {200 + 3, 64 + 1}, 5);
+  test::QueryBatch batch = test::make_queries(cached.view.shape, {4, 2}, {200 + 3, 64 + 1}, 5);
   batch.k_new = test::gauss_rows(6, 128, 6);
   batch.v_new = test::gauss_rows(6, 128, 7);
   const AttendOptions options = test::default_options(64);
@@ -248,7 +247,8 @@ TEST_F(DeviceAttendOptions, WhatNoKernelReadsIsSaid) {
   for (const char* plan : {"k=kivi,v=nqsym", "kv=lm:b3", "k=nqsym,v=int8"}) {
     const Cached cached(plan, {4, 2, 64}, {100});
     EXPECT_FALSE(cuda::supports(cached.view)) << plan;
-    EXPECT_TRUE(test::contains(cuda::why_unsupported(cached.view), {"attend on the device: codec"}));
+    EXPECT_TRUE(
+        test::contains(cuda::why_unsupported(cached.view), {"attend on the device: codec"}));
   }
 }
 

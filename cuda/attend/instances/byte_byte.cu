@@ -1,5 +1,5 @@
 #include "cuda/attend/launch.cuh"
 
-template cudaError_t kvcodec::cuda::launch_tiles<kvcodec::cuda::CodeKind::byte,
-                                                 kvcodec::cuda::CodeKind::byte>(
+template cudaError_t
+kvcodec::cuda::launch_tiles<kvcodec::cuda::CodeKind::byte, kvcodec::cuda::CodeKind::byte>(
     const kvcodec::cuda::AttendParams&, bool, cudaStream_t);

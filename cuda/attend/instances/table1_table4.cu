@@ -1,5 +1,5 @@
 #include "cuda/attend/launch.cuh"
 
-template cudaError_t kvcodec::cuda::launch_tiles<kvcodec::cuda::CodeKind::table1,
-                                                 kvcodec::cuda::CodeKind::table4>(
+template cudaError_t
+kvcodec::cuda::launch_tiles<kvcodec::cuda::CodeKind::table1, kvcodec::cuda::CodeKind::table4>(
     const kvcodec::cuda::AttendParams&, bool, cudaStream_t);

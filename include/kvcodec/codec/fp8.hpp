@@ -66,8 +66,13 @@ struct Fp8 {
 
   /// See tile_format.hpp.
   bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
-    f = {TileFormat::Level::e4m3, 8, head_dim, per_row ? head_dim : 0,
-         static_cast<std::uint32_t>(scale_offset(head_dim)), 0, per_row ? 1.0f : scale};
+    f = {TileFormat::Level::e4m3,
+         8,
+         head_dim,
+         per_row ? head_dim : 0,
+         static_cast<std::uint32_t>(scale_offset(head_dim)),
+         0,
+         per_row ? 1.0f : scale};
     return true;
   }
 

@@ -110,8 +110,13 @@ struct Qjl {
   /// See tile_format.hpp: the signs of a prepared query's sketch. With outliers there is none.
   bool tile_format(Side, int, TileFormat& f) const noexcept {
     if (outlier_channels > 0) return false;
-    f = {TileFormat::Level::table, 1, sketch_dim, sketch_dim,
-         static_cast<std::uint32_t>(norm_offset()), 0, constant / static_cast<float>(sketch_dim),
+    f = {TileFormat::Level::table,
+         1,
+         sketch_dim,
+         sketch_dim,
+         static_cast<std::uint32_t>(norm_offset()),
+         0,
+         constant / static_cast<float>(sketch_dim),
          {-1.0f, 1.0f}};
     return true;
   }
@@ -361,7 +366,7 @@ struct Qjl {
   }
 };
 
-static_assert(PreparingCodec<Qjl> && TableCodec<Qjl> && ContinuingParts<Qjl> && MovableTables<Qjl> &&
-              is_key_only<Qjl>());
+static_assert(PreparingCodec<Qjl> && TableCodec<Qjl> && ContinuingParts<Qjl> &&
+              MovableTables<Qjl> && is_key_only<Qjl>());
 
 }  // namespace kvcodec

@@ -30,9 +30,9 @@ struct TileFormat {
   };
 
   Level level = Level::table;
-  std::int32_t bits = 4;   ///< 1, 2, 4, 8 or 16
-  std::int32_t width = 0;  ///< codes per row: head_dim, or the length of a sketch
-  std::int32_t group = 0;  ///< channels that share stored parameters; 0: nothing is stored
+  std::int32_t bits = 4;           ///< 1, 2, 4, 8 or 16
+  std::int32_t width = 0;          ///< codes per row: head_dim, or the length of a sketch
+  std::int32_t group = 0;          ///< channels that share stored parameters; 0: nothing is stored
   std::uint32_t scale_offset = 0;  ///< of group 0, bytes
   std::uint32_t zero_offset = 0;   ///< of group 0, bytes; 0: there are no zeros
   float scale = 1.0f;              ///< on top of the stored one
@@ -49,7 +49,8 @@ struct TileFormat {
 ///                                           these options) follow no such rule
 template <class C>
 concept FormattedCodec = Codec<C> && requires(const C c, Side side, int head_dim, TileFormat& f) {
-  { c.tile_format(side, head_dim, f) } noexcept -> std::same_as<bool>;
+  { c.tile_format(side, head_dim, f) }
+  noexcept->std::same_as<bool>;
 };
 
 }  // namespace kvcodec

@@ -68,7 +68,9 @@ struct KvView {
   DType k_raw_dtype = DType::f32;   ///< storage type of the K rows that are not encoded
   DType v_raw_dtype = DType::f32;
 
-  KVCODEC_HD std::int32_t n_streams_per_seq() const noexcept { return shape.n_kv_heads / format.span; }
+  KVCODEC_HD std::int32_t n_streams_per_seq() const noexcept {
+    return shape.n_kv_heads / format.span;
+  }
 
   /// Encoded tokens of stream `stream`.
   KVCODEC_HD std::int64_t encoded_rows(std::int64_t stream) const noexcept {
