@@ -160,10 +160,12 @@ struct Kivi {
     float low[kLanes];   // then zeros
     float high[kLanes];  // then divisors
     const bool finite = find_ends(x + begin * row_stride, row_stride, low, high);
+    std::byte* scales = out + scale_offset(Side::key, head_dim, begin, channel);
+    std::byte* zeros = out + zero_offset(Side::key, head_dim, begin, channel);
     for (int i = 0; i < kLanes; ++i) {
       const AffineGroup made = make_affine_group(Bits, low[i], high[i], 1.0f, 0.0f);
-      memcpy(out + scale_offset(Side::key, head_dim, begin, channel + i), &made.scale.bits, 2);
-      memcpy(out + zero_offset(Side::key, head_dim, begin, channel + i), &made.zero.bits, 2);
+      memcpy(scales + 2 * i, &made.scale.bits, 2);
+      memcpy(zeros + 2 * i, &made.zero.bits, 2);
       low[i] = to_f32(made.zero);
       high[i] = affine_divisor(made.scale);
     }
@@ -200,13 +202,11 @@ struct Kivi {
     const TileLayout codes{Side::key, Bits, head_dim};
     const int begin = first_row(head_dim, part);
     const int channel = first_channel(head_dim, part);
+    const std::byte* scales = in + scale_offset(Side::key, head_dim, begin, channel);
+    const std::byte* zeros = in + zero_offset(Side::key, head_dim, begin, channel);
     for (int c = channel; c < channel + kLanes; ++c) {
-      f16 stored_scale;
-      f16 stored_zero;
-      memcpy(&stored_scale.bits, in + scale_offset(Side::key, head_dim, begin, c), 2);
-      memcpy(&stored_zero.bits, in + zero_offset(Side::key, head_dim, begin, c), 2);
-      const float scale = to_f32(stored_scale);
-      const float zero = to_f32(stored_zero);
+      const float scale = to_f32(f16{get_scale(scales, c - channel)});
+      const float zero = to_f32(f16{get_scale(zeros, c - channel)});
       for (int lane = begin; lane < begin + group; lane += kLanes) {
         std::uint32_t code[kLanes];
         codes.get_lanes(in, lane, c, code);

@@ -189,7 +189,8 @@ struct NormalQuantile {
     float largest = 0.0f;
     for (int i = 0; i < n; ++i) {
       const float a = abs_of(values[i]);
-      if (a > abs_of(largest)) largest = Table::signed_scale ? values[i] : a;
+      if constexpr (Table::signed_scale) largest = a > abs_of(largest) ? values[i] : largest;
+      else largest = a > largest ? a : largest;
     }
     return largest;
   }
