@@ -117,7 +117,7 @@ struct Codes {
       const auto* pairs = reinterpret_cast<const uint2*>(table.levels) + threadIdx.x % 16;
 #pragma unroll
       for (int byte = 0; byte < 4; ++byte) {
-        const uint2 two = pairs[((w[0] >> (8 * byte)) & 255u) * 16];
+        const uint2 two = load_vector(pairs + ((w[0] >> (8 * byte)) & 255u) * 16);
         b[byte / 2][byte % 2] = two.x;
         b[2 + byte / 2][byte % 2] = two.y;
       }

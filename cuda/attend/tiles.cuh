@@ -51,7 +51,7 @@ __device__ __forceinline__ void take_loads(TilesWarp<C>& w, typename TilesWarp<C
       w.template load<kLoad + 1>(tile, w.buffer[(kLoad + 1) % 2]);
     } else {
       next = w.tile_in(next_page, next_row);
-      w.template load<0>(next, w.buffer[0]);
+      if (next_row != tile.row) w.template load<0>(next, w.buffer[0]);
     }
     if constexpr (kLoad < K::loads) {
       w.template score<kLoad>(tile, w.buffer[kLoad % 2], part, s);
@@ -79,7 +79,7 @@ __device__ void take_tiles(TilesWarp<C>& w, std::int64_t begin, std::int64_t end
   auto tile = w.tile_in(view.page_of(stream, row), row);
   w.template load<0>(tile, w.buffer[0]);
   while (row < w.end_row) {
-    // After the last tile its own page is read once more, for nothing.
+    // The last tile is its own next one.
     const std::int32_t next_row = row + kStep < w.end_row ? row + kStep : row;
     const std::int32_t next_page = view.page_of(stream, next_row);
     Scores<C::kOctets> part = {};

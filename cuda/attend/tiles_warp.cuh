@@ -28,7 +28,7 @@ struct TilesConfig {
 
 /// Four neighbouring f16 of a plane of scales or zeros: those of a quad of tokens.
 __device__ __forceinline__ void four_of(const std::byte* plane, int quad, float (&x)[4]) {
-  const uint2 bits = *reinterpret_cast<const uint2*>(plane + 8 * quad);
+  const uint2 bits = load_vector(reinterpret_cast<const uint2*>(plane + 8 * quad));
   const float2 low = __half22float2(half2_of(bits.x));
   const float2 high = __half22float2(half2_of(bits.y));
   x[0] = low.x;
@@ -216,7 +216,7 @@ struct TilesWarp {
 #pragma unroll
           for (int octet = 0; octet < kOctets; ++octet) {
             const int at = (unit * KeyCodes::unit_steps + step) * 32 + lane;
-            const uint2 query = fragments[at * kOctets + octet];
+            const uint2 query = load_vector(fragments + at * kOctets + octet);
             const std::uint32_t b[2] = {query.x, query.y};
             mma_m16n8k16_f16(part[octet][r][pair], a, b);
           }

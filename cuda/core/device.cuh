@@ -85,6 +85,26 @@ template <class... P>
 #endif
 }
 
+/// Reads 8 or 16 bytes at once. A plain `*p` is the same on the device; host compilers take it apart, and
+/// then the emulator's counters see accesses that no device makes.
+__device__ __forceinline__ uint2 load_vector(const uint2* p) {
+#if defined(__CUDACC__)
+  return *p;
+#else
+  const std::uint64_t v = *reinterpret_cast<const std::uint64_t*>(p);
+  return make_uint2(static_cast<unsigned>(v), static_cast<unsigned>(v >> 32));
+#endif
+}
+__device__ __forceinline__ uint4 load_vector(const uint4* p) {
+#if defined(__CUDACC__)
+  return *p;
+#else
+  using Words = unsigned __attribute__((vector_size(16)));
+  const Words v = *reinterpret_cast<const Words*>(p);
+  return make_uint4(v[0], v[1], v[2], v[3]);
+#endif
+}
+
 // Bit puns. half2 and its like are not trivially copyable, so kvcodec::bit_cast refuses them, and
 // reinterpret_cast breaks the aliasing rules that g++ optimises by. nvcc keeps these in registers.
 

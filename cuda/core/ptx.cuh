@@ -363,7 +363,7 @@ __device__ __forceinline__ uint4 load_streaming(const uint4* p) {
                : "l"(p));
   return v;
 #else
-  return *p;
+  return load_vector(p);
 #endif
 }
 
