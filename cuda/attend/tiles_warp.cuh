@@ -107,7 +107,8 @@ struct TilesWarp {
 
   __device__ __forceinline__ Tile tile_in(std::int32_t page, std::int32_t row) const {
     const int strip = row % p.view.format.page_size / kTileRows;
-    return {p.view.page_data(page) + strip * p.view.format.strip_bytes(), page, row};
+    const std::size_t offset = static_cast<std::size_t>(strip) * p.view.format.strip_bytes();
+    return {p.view.page_data(page) + offset, page, row};
   }
   __device__ __forceinline__ const std::byte* k_plane(const Tile& tile, std::uint32_t offset,
                                                       int group) const {

@@ -216,6 +216,26 @@ TEST_F(DeviceAttendOptions, ResultsDependOnNothingElseInTheBatch) {
   for (std::size_t i = 0; i < one.lse.size(); ++i) ASSERT_EQ(one.lse[i], all.lse[i]) << i;
 }
 
+// Weights that are all equal, values that are all one (these codecs store it exactly): one.
+TEST_F(DeviceAttendOptions, EqualWeightsOverOnesGiveOne) {
+  const HeadShape shape{4, 1, 64};
+  const std::int64_t n = 3000;
+  for (const char* plan : {"kv=f16", "kv=nqfit", "kv=nqsym", "kv=fp8"}) {
+    Cache cache(make_cache_config(plan, shape, 1, n));
+    const SeqId seq = cache.open();
+    test::Tokens tokens(shape, n, 1);
+    std::fill(tokens.v.begin(), tokens.v.end(), 1.0f);
+    ASSERT_EQ(append(cache, seq, 0, tokens, 0, n), Status::ok);
+    ViewBuffers buffers;
+    const KvView view = cache.view(0, {&seq, 1}, buffers);
+    test::QueryBatch batch = test::make_queries(shape, {1}, {n - 1}, 3);
+    std::fill(batch.q.begin(), batch.q.end(), 0.0f);
+    const auto got = attend_on_device(view, batch, test::default_options(64), 1024);
+    for (const float x : got.out) ASSERT_EQ(x, 1.0f) << plan;
+    for (const float x : got.lse) ASSERT_NEAR(x, std::log(3000.0), 1e-5) << plan;
+  }
+}
+
 TEST_F(DeviceAttendOptions, BadArgumentsAreNamed) {
   const Cached cached("kv=nqsym", {4, 2, 64}, {100});
   AttendOptions options = test::default_options(64);
