@@ -1,5 +1,20 @@
-// Highway compiles this file once per target: see foreach_target.h.
+// Highway compiles this file once per target: see foreach_target.h. KVCODEC_NO_SIMD: it is not needed.
 #include "src/codec/panel_dots.hpp"
+
+#if defined(KVCODEC_NO_SIMD)
+
+void kvcodec::panel_dots(std::int64_t n, int dim, const float* x, const float* panel,
+                         float* dots) noexcept {
+  for (std::int64_t row = 0; row < n; ++row) {
+    for (int j = 0; j < kPanelRows; ++j) {
+      float sum = 0.0f;
+      for (int c = 0; c < dim; ++c) sum += x[row * dim + c] * panel[c * kPanelRows + j];
+      dots[row * kPanelRows + j] = sum;
+    }
+  }
+}
+
+#else
 
 // Vectors without a fixed length cannot stand in arrays.
 #undef HWY_DISABLED_TARGETS
@@ -66,3 +81,5 @@ void panel_dots(std::int64_t n, int dim, const float* x, const float* panel, flo
 
 }  // namespace kvcodec
 #endif  // HWY_ONCE
+
+#endif  // KVCODEC_NO_SIMD

@@ -1,5 +1,12 @@
 // The SIMD kernel tables. Highway compiles this file once per target: see foreach_target.h.
+// KVCODEC_NO_SIMD: there are none, and Highway is not needed.
 #include "kernels.hpp"
+
+#if defined(KVCODEC_NO_SIMD)
+
+const kvcodec::cpu::Kernels* kvcodec::cpu::simd_kernels(std::int64_t) noexcept { return nullptr; }
+
+#else
 
 // AVX2 and AVX-512 (Highway's AVX3) serve every x86 machine worth a kernel; the scalar table serves
 // the rest. Vectors without a fixed length cannot stand in arrays, which the kernels need.
@@ -87,3 +94,5 @@ const Kernels* simd_kernels(std::int64_t targets) noexcept {
 
 }  // namespace kvcodec::cpu
 #endif  // HWY_ONCE
+
+#endif  // KVCODEC_NO_SIMD

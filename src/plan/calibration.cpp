@@ -7,7 +7,9 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#if !defined(KVCODEC_NO_JSON)
 #include <nlohmann/json.hpp>
+#endif
 
 #include "kvcodec/core/dtype.hpp"
 #include "kvcodec/core/options.hpp"
@@ -15,10 +17,7 @@
 namespace kvcodec {
 namespace {
 
-using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
-
-constexpr const char* kFormat = "kvcodec-calibration";
 
 [[noreturn]] void fail(const std::string& field, const std::string& value,
                        const std::string& allowed) {
@@ -68,6 +67,12 @@ void check_side(const std::string& name, const SideCalibration& side, const Cali
     }
   }
 }
+
+#if !defined(KVCODEC_NO_JSON)
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kFormat = "kvcodec-calibration";
 
 // The number with the fewest digits that is read back as the same float.
 Json number(float value) { return std::strtod(format_float(value).c_str(), nullptr); }
@@ -183,6 +188,8 @@ Calibration from_json(const Json& root) {
   return c;
 }
 
+#endif  // KVCODEC_NO_JSON
+
 }  // namespace
 
 void check(const Calibration& c) {
@@ -206,6 +213,18 @@ void check_fits(const Calibration& c, const HeadShape& shape, std::int32_t n_lay
   same("n_kv_heads", c.n_kv_heads, shape.n_kv_heads);
   same("head_dim", c.head_dim, shape.head_dim);
 }
+
+#if defined(KVCODEC_NO_JSON)
+
+Calibration read_calibration(const fs::path& file) {
+  throw unsupported(file.string() + ": this build reads no calibrations");
+}
+
+void write_calibration(const Calibration&, const fs::path& file) {
+  throw unsupported(file.string() + ": this build writes no calibrations");
+}
+
+#else
 
 Calibration read_calibration(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
@@ -252,5 +271,7 @@ void write_calibration(const Calibration& c, const fs::path& file) {
     throw error(file.string() + ": cannot be written: " + failed.message());
   }
 }
+
+#endif  // KVCODEC_NO_JSON
 
 }  // namespace kvcodec

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#if !defined(KVCODEC_NO_JSON)
 #include <nlohmann/json.hpp>
+#endif
 
 #include "kvcodec/codec/make_codec.hpp"
 #include "kvcodec/core/options.hpp"
@@ -162,6 +164,9 @@ void apply_text(CacheConfig& config, const std::string& plan) {
   }
 }
 
+#if defined(KVCODEC_NO_JSON)
+void apply_json(CacheConfig&, const std::string&) { fail("this build reads no JSON"); }
+#else
 void apply_object(CacheConfig& config, LayerRange range, bool all_layers,
                   const nlohmann::json& object) {
   for (const auto& [key, value] : object.items()) {
@@ -186,6 +191,7 @@ void apply_json(CacheConfig& config, const std::string& plan) {
     apply_object(config, parse_layers(layers, config.layers.size()), false, settings);
   }
 }
+#endif  // KVCODEC_NO_JSON
 
 /// Names alone do not bind static scales.
 void check_bound(SideConfig side, std::size_t layer) {

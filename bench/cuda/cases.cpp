@@ -1,0 +1,300 @@
+#include "bench/cuda/cases.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <span>
+
+#include "bench/cuda/device_tools.hpp"
+#include "kvcodec/cache/cache_config.hpp"
+#include "kvcodec/codec/make_codec.hpp"
+#include "kvcodec/cuda/attend.hpp"
+#include "kvcodec/transform/builtin.hpp"
+
+namespace kvcodec::bench {
+namespace {
+
+constexpr int kHeadDim = 128;
+constexpr int kKvHeads = 8;
+constexpr int kPageSize = kTileRows;
+constexpr std::int64_t kTemplateRows = 4 * kTileRows;  // different rows of a sequence
+
+std::vector<f16> gaussian(std::size_t n, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<f16> x(n);
+  for (f16& value : x) value = from_f32<f16>(normal(random));
+  return x;
+}
+
+template <class T>
+cuda::DeviceBuffer<T> on_device(const std::vector<T>& host) {
+  return cuda::DeviceBuffer<T>(std::span<const T>(host));
+}
+
+/// Dense f16 rows [n_tokens, kKvHeads, kHeadDim], the first few repeated.
+cuda::DeviceBuffer<f16> rows_on_device(std::int64_t n_tokens, unsigned seed) {
+  constexpr std::size_t kOfToken = std::size_t{kKvHeads} * kHeadDim;
+  const auto few = static_cast<std::size_t>(std::min(n_tokens, kTemplateRows)) * kOfToken;
+  cuda::DeviceBuffer<f16> rows(static_cast<std::size_t>(n_tokens) * kOfToken);
+  const std::vector<f16> host = gaussian(few, seed);
+  rows.upload(host);
+  repeat_on_device(reinterpret_cast<std::byte*>(rows.data()), few * sizeof(f16), rows.bytes(),
+                   nullptr);
+  cuda::synchronize(nullptr);
+  return rows;
+}
+
+/// Lists of pages: page p of a stream is number p * n_streams + stream, as in a pool that all streams
+/// grew in together.
+struct PageLists {
+  cuda::DeviceBuffer<std::int64_t> indptr;
+  cuda::DeviceBuffer<std::int32_t> indices, last_page_len;
+
+  PageLists(std::int64_t n_streams, std::int64_t n_pages) {
+    std::vector<std::int64_t> ends;
+    std::vector<std::int32_t> numbers;
+    for (std::int64_t s = 0; s <= n_streams; ++s) ends.push_back(s * n_pages);
+    for (std::int64_t s = 0; s < n_streams; ++s) {
+      for (std::int64_t p = 0; p < n_pages; ++p) {
+        numbers.push_back(static_cast<std::int32_t>(p * n_streams + s));
+      }
+    }
+    indptr = on_device(ends);
+    indices = on_device(numbers);
+    last_page_len = on_device(
+        std::vector<std::int32_t>(static_cast<std::size_t>(n_streams), kPageSize));
+  }
+};
+
+/// Everything that encode_rows reads but the pages.
+class EncodeSubject {
+ public:
+  EncodeSubject(const FormatPair& formats, std::int32_t n_seq, std::int64_t rows_per_seq)
+      : n_tokens_(n_seq * rows_per_seq),
+        k_rows_(rows_on_device(n_tokens_, 1)),
+        v_rows_(rows_on_device(n_tokens_, 2)),
+        k_codec_(formats.k, kHeadDim),
+        v_codec_(formats.v, kHeadDim),
+        k_transform_(formats.k_transform),
+        v_transform_(formats.v_transform),
+        format_(make_page_format(formats.k, formats.v, kHeadDim, kKvHeads, kPageSize)),
+        lists_(n_seq * kKvHeads / format_.span, rows_per_seq / kPageSize) {
+    std::vector<std::int64_t> ends;
+    for (std::int64_t s = 0; s <= n_seq; ++s) ends.push_back(s * rows_per_seq);
+    row_indptr_ = on_device(ends);
+    job_.shape = {kKvHeads, kKvHeads, kHeadDim};
+    job_.format = format_;
+    job_.k = side(k_codec_, k_transform_, formats.k, k_rows_);
+    job_.v = side(v_codec_, v_transform_, formats.v, v_rows_);
+    job_.n_seq = n_seq;
+    job_.max_rows = rows_per_seq;
+    job_.row_indptr = row_indptr_.data();
+    job_.indptr = lists_.indptr.data();
+    job_.indices = lists_.indices.data();
+    job_.page_stride = static_cast<std::int64_t>(format_.page_bytes());
+  }
+
+  std::size_t n_pages() const { return lists_.indices.size(); }
+  std::size_t page_bytes() const { return n_pages() * format_.page_bytes(); }
+  std::size_t row_bytes() const { return k_rows_.bytes() + v_rows_.bytes(); }
+  void run(std::byte* pages) {
+    job_.pages = pages;
+    cuda::encode_rows(job_);
+  }
+
+ private:
+  cuda::EncodeSide side(const cuda::DeviceCodec& codec, const cuda::DeviceTransform& transform,
+                        const AnyCodec& host, const cuda::DeviceBuffer<f16>& rows) const {
+    return {codec.codec(), transform.chain(), default_raw_dtype(host), nullptr,
+            dense_rows(rows.data(), n_tokens_, kKvHeads, kHeadDim)};
+  }
+
+  std::int64_t n_tokens_;
+  cuda::DeviceBuffer<f16> k_rows_, v_rows_;
+  cuda::DeviceCodec k_codec_, v_codec_;
+  cuda::DeviceTransform k_transform_, v_transform_;
+  PageFormat format_;
+  PageLists lists_;
+  cuda::DeviceBuffer<std::int64_t> row_indptr_;
+  cuda::EncodeRows job_;
+};
+
+void need(std::size_t bytes, const cuda::DeviceBuffer<std::byte>& pool) {
+  if (bytes <= pool.bytes()) return;
+  throw TooLarge("needs " + std::to_string(bytes >> 20) + " MiB of pages, there are " +
+                 std::to_string(pool.bytes() >> 20));
+}
+
+/// "hadamard+lm:b4": the codec behind the last plus sign.
+void parse_side(const std::string& text, TransformChain& transform, AnyCodec& codec) {
+  std::size_t at = 0;
+  for (std::size_t plus = text.find('+'); plus != std::string::npos; plus = text.find('+', at)) {
+    transform.append(make_transform(text.substr(at, plus - at)));
+    at = plus + 1;
+  }
+  codec = make_codec(text.substr(at));
+}
+
+void check_finite(const cuda::DeviceBuffer<f16>& out) {
+  double largest = 0.0;
+  for (const f16 x : out.to_host()) {
+    const double value = std::abs(static_cast<double>(to_f32(x)));
+    if (!std::isfinite(value)) throw std::runtime_error("an output is not finite");
+    largest = std::max(largest, value);
+  }
+  if (largest == 0.0) throw std::runtime_error("all outputs are 0");
+}
+
+}  // namespace
+
+Plan make_plan(Extent extent) {
+  Plan plan;
+  plan.attend_formats = {"f16",     "int8",           "fp8",  "nqkv:g64",
+                         "lm:b4",   "k=int8,v=nqsym", "lm:b2", "k=qjl:m256,v=lm:b4"};
+  plan.encode_formats = {"int8", "nqkv:g64", "hadamard+nqkv:g64", "hadamard+lm:b4", "kivi"};
+  plan.decode_formats = {"int8", "nqkv:g64", "lm:b4", "kivi"};
+  plan.n_samples = 9;
+  plan.sample_ms = 3.0;
+  plan.bandwidth_bytes = std::size_t{1} << 30;
+  plan.rotated_bytes = std::size_t{512} << 20;
+  plan.pool_bytes = std::size_t{36} << 30;
+  plan.encode_tokens = 65536;
+  std::vector<std::int64_t> contexts = {4096, 16384, 32768, 65536, 131072};
+  std::vector<int> batches = {1, 8, 64};
+  std::vector<int> gqas = {1, 4, 8};
+  if (extent == Extent::quick) {
+    contexts = {4096, 32768};
+    plan.n_samples = 5;
+    plan.pool_bytes = std::size_t{10} << 30;
+  }
+  if (extent == Extent::tiny) {
+    contexts = {128};
+    batches = {1};
+    gqas = {4};
+    plan.n_samples = 1;
+    plan.sample_ms = 0.0;
+    plan.bandwidth_bytes = std::size_t{1} << 16;
+    plan.rotated_bytes = 0;
+    plan.pool_bytes = std::size_t{2} << 20;
+    plan.encode_tokens = 128;
+  }
+  for (const std::int64_t context : contexts) {
+    for (const int batch : batches) {
+      for (const int gqa : gqas) plan.attend_shapes.push_back({gqa, context, batch});
+    }
+  }
+  return plan;
+}
+
+FormatPair::FormatPair(const std::string& text) {
+  const std::size_t comma = text.find(",v=");
+  if (text.rfind("k=", 0) == 0 && comma != std::string::npos) {
+    parse_side(text.substr(2, comma - 2), k_transform, k);
+    parse_side(text.substr(comma + 3), v_transform, v);
+  } else {
+    parse_side(text, k_transform, k);
+    parse_side(text, v_transform, v);
+  }
+}
+
+AttendSubject::AttendSubject(const std::string& format, cuda::DeviceBuffer<std::byte>& pool)
+    : formats_(format),
+      pool_(pool),
+      k_(formats_.k, kHeadDim),
+      v_(formats_.v, kHeadDim),
+      format_(make_page_format(formats_.k, formats_.v, kHeadDim, kKvHeads, kPageSize)) {
+  const std::string why = cuda::why_unsupported(view_of({1, kPageSize, 1}));
+  if (!why.empty()) throw std::runtime_error(why);
+  EncodeSubject few(formats_, 1, kTemplateRows);
+  need(few.page_bytes(), pool_);
+  few.run(pool_.data());
+  repeat_on_device(pool_.data(), few.page_bytes(), pool_.bytes(), nullptr);
+  cuda::synchronize(nullptr);
+}
+
+KvView AttendSubject::view_of(const AttendShape& shape) const {
+  KvView view;
+  view.shape = {kKvHeads * shape.gqa, kKvHeads, kHeadDim};
+  view.n_seq = shape.batch;
+  view.k_codec = k_.codec();
+  view.v_codec = v_.codec();
+  view.format = format_;
+  view.page_stride = static_cast<std::int64_t>(format_.page_bytes());
+  return view;
+}
+
+void AttendSubject::measure(const AttendShape& shape, const Plan& plan, Row& row) const {
+  KvView view = view_of(shape);
+  const std::int64_t n_streams = std::int64_t{shape.batch} * view.n_streams_per_seq();
+  const std::int64_t n_pages = shape.context / kPageSize;
+  const auto bytes = static_cast<std::size_t>(n_streams * n_pages * view.page_stride);
+  need(bytes, pool_);
+  const PageLists lists(n_streams, n_pages);
+  view.indptr = lists.indptr.data();
+  view.indices = lists.indices.data();
+  view.last_page_len = lists.last_page_len.data();
+
+  const auto n_tokens = static_cast<std::size_t>(shape.batch);
+  const std::size_t n_values = n_tokens * static_cast<std::size_t>(view.shape.n_q_heads) * kHeadDim;
+  const auto q = on_device(gaussian(n_values, 3));
+  std::vector<std::int64_t> ends(n_tokens + 1);
+  for (std::size_t i = 0; i < ends.size(); ++i) ends[i] = static_cast<std::int64_t>(i);
+  const auto indptr = on_device(ends);
+  const auto pos = on_device(
+      std::vector<std::int32_t>(n_tokens, static_cast<std::int32_t>(shape.context - 1)));
+  cuda::DeviceBuffer<f16> out(n_values);
+  cuda::AttendLimits limits;
+  limits.max_encoded_rows = shape.context;
+  cuda::DeviceBuffer<std::byte> workspace(cuda::attend_workspace_bytes(view, limits));
+  AttendOptions options;
+  options.sm_scale = 1.0f / std::sqrt(static_cast<float>(kHeadDim));
+
+  const std::size_t wanted = (plan.rotated_bytes + bytes - 1) / bytes;
+  const auto n_copies =
+      static_cast<std::int64_t>(std::clamp<std::size_t>(wanted, 1, pool_.bytes() / bytes));
+  row.ms = median_ms(
+      [&](std::int64_t i) {
+        view.pages = pool_.data() + static_cast<std::size_t>(i % n_copies) * bytes;
+        cuda::attend(view, {q.data(), DType::f16, indptr.data(), pos.data()},
+                     {out.data(), DType::f16}, options, limits, workspace.data(),
+                     workspace.bytes());
+      },
+      plan.n_samples, plan.sample_ms);
+  row.bytes = static_cast<double>(bytes);
+  check_finite(out);
+}
+
+void measure_encode(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& row) {
+  const std::int32_t n_seq = plan.encode_tokens >= 4096 ? 16 : 1;
+  EncodeSubject subject(FormatPair(row.format), n_seq, plan.encode_tokens / n_seq);
+  need(subject.page_bytes(), pool);
+  row.ms = median_ms([&](std::int64_t) { subject.run(pool.data()); }, plan.n_samples,
+                     plan.sample_ms);
+  row.bytes = static_cast<double>(subject.row_bytes() + subject.page_bytes());
+}
+
+void measure_decode(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& row) {
+  const cuda::DeviceCodec codec(make_codec(row.format), kHeadDim);
+  const auto span = static_cast<std::size_t>(codec.codec().head_span(kHeadDim));
+  const std::size_t n_tiles =
+      static_cast<std::size_t>(plan.encode_tokens) * kKvHeads / kTileRows / span;
+  const std::size_t tile_bytes = codec.codec().tile_bytes(kHeadDim);
+  need(n_tiles * tile_bytes, pool);
+  const cuda::DeviceBuffer<f16> x =
+      rows_on_device(plan.encode_tokens, 4);  // the right number of values in any order
+  const auto n = static_cast<std::int64_t>(n_tiles);
+  cuda::encode_tiles(codec.codec(), Side::key, kHeadDim, n, {x.data(), DType::f16}, pool.data(),
+                     nullptr);
+  cuda::DeviceBuffer<f16> y(x.size());
+  row.ms = median_ms(
+      [&](std::int64_t) {
+        cuda::decode_tiles(codec.codec(), Side::key, kHeadDim, n, pool.data(),
+                           {y.data(), DType::f16});
+      },
+      plan.n_samples, plan.sample_ms);
+  row.bytes = static_cast<double>(n_tiles * tile_bytes + y.bytes());
+  check_finite(y);
+}
+
+}  // namespace kvcodec::bench
