@@ -214,7 +214,7 @@ build_with_cmake() {
 # One compiler call per line of $out/jobs, longest first; then one link per program. No Highway, no
 # JSON, no GoogleTest: KVCODEC_NO_SIMD, KVCODEC_NO_JSON and tests/cuda/mini_gtest.
 build_directly() {
-  local objects=$out/objects cxx=${CXX:-g++} source name
+  local objects=$out/objects cxx=${CXX:-g++} source name sources
   local common="-std=c++20 -O2 -DNDEBUG -DKVCODEC_NO_SIMD=1 -DKVCODEC_NO_JSON=1 -I. -Iinclude"
   local device="-std=c++20 -O3 -DNDEBUG -I. -Iinclude -gencode $gencode -ccbin $cxx"
   rm -rf "$objects" "${out:?}/bin"
@@ -224,8 +224,9 @@ build_directly() {
     printf '%s/%s.o' "$objects" "$name"
   }
   job() { printf '%s -c %s -o %s\n' "$2" "$1" "$(object_of "$1")"; }
+  mapfile -t sources < <(sed -n 's/^ *\([a-z0-9_/]*\.cu\)$/cuda\/\1/p' cuda/sources.cmake)
   {
-    for source in $(sed -n 's/^ *\([a-z0-9_/]*\.cu\)$/cuda\/\1/p' cuda/sources.cmake); do
+    for source in "${sources[@]}"; do
       case $source in
         cuda/codec/*) job "$source" "'$nvcc' $device --fmad=false" ;;
         *) job "$source" "'$nvcc' $device -Xptxas -warn-spills" ;;
@@ -242,8 +243,8 @@ build_directly() {
     done
   } >"$out/jobs"
   attempt "$logs/build.log" "$(limited 330 120)" \
-    xargs -P "$jobs" -d '\n' -I '{}' bash -c '{} || { echo "failed: {}"; exit 255; }' \
-    -a "$out/jobs" || return 1
+    xargs -a "$out/jobs" -P "$jobs" -d '\n' -n 1 \
+    bash -c 'eval "$1" || { echo "failed: $1"; exit 255; }' job || return 1
   local toolkit library=()
   toolkit=$(cd "$(dirname "$(readlink -f "$nvcc")")/.." && pwd)
   for name in "$toolkit/lib64" "$toolkit/targets/x86_64-linux/lib" "$toolkit/targets/sbsa-linux/lib" \

@@ -62,8 +62,8 @@ struct PageLists {
     }
     indptr = on_device(ends);
     indices = on_device(numbers);
-    last_page_len = on_device(
-        std::vector<std::int32_t>(static_cast<std::size_t>(n_streams), kPageSize));
+    last_page_len =
+        on_device(std::vector<std::int32_t>(static_cast<std::size_t>(n_streams), kPageSize));
   }
 };
 
@@ -150,8 +150,8 @@ void check_finite(const cuda::DeviceBuffer<f16>& out) {
 
 Plan make_plan(Extent extent) {
   Plan plan;
-  plan.attend_formats = {"f16",     "int8",           "fp8",  "nqkv:g64",
-                         "lm:b4",   "k=int8,v=nqsym", "lm:b2", "k=qjl:m256,v=lm:b4"};
+  plan.attend_formats = {"f16",   "int8",           "fp8",   "nqkv:g64",
+                         "lm:b4", "k=int8,v=nqsym", "lm:b2", "k=qjl:m256,v=lm:b4"};
   plan.encode_formats = {"int8", "nqkv:g64", "hadamard+nqkv:g64", "hadamard+lm:b4", "kivi"};
   plan.decode_formats = {"int8", "nqkv:g64", "lm:b4", "kivi"};
   plan.n_samples = 9;
@@ -241,8 +241,8 @@ void AttendSubject::measure(const AttendShape& shape, const Plan& plan, Row& row
   std::vector<std::int64_t> ends(n_tokens + 1);
   for (std::size_t i = 0; i < ends.size(); ++i) ends[i] = static_cast<std::int64_t>(i);
   const auto indptr = on_device(ends);
-  const auto pos = on_device(
-      std::vector<std::int32_t>(n_tokens, static_cast<std::int32_t>(shape.context - 1)));
+  const auto pos =
+      on_device(std::vector<std::int32_t>(n_tokens, static_cast<std::int32_t>(shape.context - 1)));
   cuda::DeviceBuffer<f16> out(n_values);
   cuda::AttendLimits limits;
   limits.max_encoded_rows = shape.context;
@@ -269,8 +269,8 @@ void measure_encode(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& 
   const std::int32_t n_seq = plan.encode_tokens >= 4096 ? 16 : 1;
   EncodeSubject subject(FormatPair(row.format), n_seq, plan.encode_tokens / n_seq);
   need(subject.page_bytes(), pool);
-  row.ms = median_ms([&](std::int64_t) { subject.run(pool.data()); }, plan.n_samples,
-                     plan.sample_ms);
+  row.ms =
+      median_ms([&](std::int64_t) { subject.run(pool.data()); }, plan.n_samples, plan.sample_ms);
   row.bytes = static_cast<double>(subject.row_bytes() + subject.page_bytes());
 }
 

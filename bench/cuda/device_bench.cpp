@@ -106,9 +106,9 @@ void measure_bandwidth(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Re
   const double copy_ms = median_ms(
       [&](std::int64_t) { copy_on_device(pool.data() + half, pool.data(), half, nullptr); },
       plan.n_samples, plan.sample_ms);
-  const double read_ms = median_ms(
-      [&](std::int64_t) { read_on_device(pool.data(), 2 * half, sink.data(), nullptr); },
-      plan.n_samples, plan.sample_ms);
+  const double read_ms =
+      median_ms([&](std::int64_t) { read_on_device(pool.data(), 2 * half, sink.data(), nullptr); },
+                plan.n_samples, plan.sample_ms);
   report.copy_bytes_per_s = 2.0 * static_cast<double>(half) / copy_ms * 1e3;
   report.read_bytes_per_s = 2.0 * static_cast<double>(half) / read_ms * 1e3;
   std::printf("bandwidth: copy %.0f GB/s, read %.0f GB/s\n", report.copy_bytes_per_s / 1e9,
@@ -125,9 +125,8 @@ void print(const Row& row) {
     std::printf("%s %s%s: %s\n", row.operation.c_str(), row.format.c_str(), shape.c_str(),
                 row.note.c_str());
   } else {
-    std::printf("%s %s%s: %.4f ms, %.0f GB/s, %.0f %%\n", row.operation.c_str(),
-                row.format.c_str(), shape.c_str(), row.ms, row.bytes_per_s() / 1e9,
-                100.0 * row.share());
+    std::printf("%s %s%s: %.4f ms, %.0f GB/s, %.0f %%\n", row.operation.c_str(), row.format.c_str(),
+                shape.c_str(), row.ms, row.bytes_per_s() / 1e9, 100.0 * row.share());
   }
   std::fflush(stdout);
 }
@@ -139,19 +138,21 @@ class Run {
 
   /// Whether every row was measured, or left out for a reason that is none of ours.
   bool all() {
-    cuda::DeviceBuffer<std::byte> pool = allocate_pool(
-        std::min(plan_.pool_bytes, cuda::describe_device(0).memory_bytes / 5 * 4));
+    cuda::DeviceBuffer<std::byte> pool =
+        allocate_pool(std::min(plan_.pool_bytes, cuda::describe_device(0).memory_bytes / 5 * 4));
     measure_bandwidth(pool, plan_, report_);
     const double most = std::max(report_.copy_bytes_per_s, report_.read_bytes_per_s);
     for (const std::string& format : plan_.attend_formats) {
       if (late()) break;
       std::unique_ptr<AttendSubject> subject;
-      const std::string problem = guarded([&] { subject = std::make_unique<AttendSubject>(format, pool); });
+      const std::string problem =
+          guarded([&] { subject = std::make_unique<AttendSubject>(format, pool); });
       for (const AttendShape& shape : plan_.attend_shapes) {
         if (late()) break;
         Row row{"attend", format, shape.gqa, shape.context, shape.batch};
         row.bandwidth = most;
-        row.note = problem.empty() ? guarded([&] { subject->measure(shape, plan_, row); }) : problem;
+        row.note =
+            problem.empty() ? guarded([&] { subject->measure(shape, plan_, row); }) : problem;
         compare(shape, row);
         add(std::move(row));
       }

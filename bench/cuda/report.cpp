@@ -77,7 +77,8 @@ void write_markdown(std::ostream& out, const Report& report) {
       << number(report.copy_bytes_per_s / 1e9, "%.0f") << " GB/s, read "
       << number(report.read_bytes_per_s / 1e9, "%.0f") << " GB/s.";
   if (!report.complete) out << " The time limit ended the run before its last row.";
-  out << "\n\n| operation | format | shape | ms | GB/s | share | against our f16 | against others |\n"
+  out << "\n\n| operation | format | shape | ms | GB/s | share | against our f16 | against others "
+         "|\n"
          "|---|---|---|---|---|---|---|---|\n";
   for (const Row& row : report.rows) {
     out << "| " << row.operation << " | `" << row.format << "` | " << shape_of(row) << " | ";

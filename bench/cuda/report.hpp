@@ -17,11 +17,11 @@ struct Row {
   std::int64_t context = 0;
   int batch = 0;
   double ms = 0.0;
-  double bytes = 0.0;     ///< that must pass through memory: compressed bytes, rows written and read
-  double bandwidth = 0;   ///< bytes per second that `share` is a share of
-  double vs_f16 = 0.0;    ///< time of our f16 over this one; 0: not known
+  double bytes = 0.0;    ///< that must pass through memory: compressed bytes, rows written and read
+  double bandwidth = 0;  ///< bytes per second that `share` is a share of
+  double vs_f16 = 0.0;   ///< time of our f16 over this one; 0: not known
   std::vector<std::pair<std::string, double>> peers = {};  ///< name, its time over this one
-  std::string note = {};  ///< why there is no time
+  std::string note = {};                                   ///< why there is no time
 
   double bytes_per_s() const { return ms > 0.0 ? bytes / ms * 1e3 : 0.0; }
   double share() const { return bandwidth > 0.0 ? bytes_per_s() / bandwidth : 0.0; }

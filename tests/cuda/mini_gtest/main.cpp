@@ -73,7 +73,10 @@ int run_all(int argc, char** argv) {
     const internal::State& s = internal::state();
     n_skipped += s.skipped ? 1 : 0;
     if (s.failed) failed.push_back(entry.name);
-    std::printf("%s %s\n", s.failed ? "[  FAILED  ]" : s.skipped ? "[  SKIPPED ]" : "[       OK ]",
+    std::printf("%s %s\n",
+                s.failed    ? "[  FAILED  ]"
+                : s.skipped ? "[  SKIPPED ]"
+                            : "[       OK ]",
                 entry.name.c_str());
   }
   if (list) return 0;

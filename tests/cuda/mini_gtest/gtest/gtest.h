@@ -78,8 +78,8 @@ class Teller {
   void operator=(const Message& message) const {
     State& s = state();
     (failure_ ? s.failed : s.skipped) = true;
-    std::printf("%s:%d: %s%s %s\n", file_, line_, failure_ ? "Failure: " : "Skipped: ",
-                what_.c_str(), message.text().c_str());
+    std::printf("%s:%d: %s%s %s\n", file_, line_,
+                failure_ ? "Failure: " : "Skipped: ", what_.c_str(), message.text().c_str());
     for (auto trace = s.traces.rbegin(); failure_ && trace != s.traces.rend(); ++trace) {
       std::printf("  trace: %s\n", trace->c_str());
     }
@@ -112,9 +112,12 @@ template <class T>
 std::string shown(const T& value) {
   if constexpr (std::is_convertible_v<T, std::string>) {
     return "\"" + std::string(value) + "\"";
-  } else if constexpr (requires(std::ostringstream& s) { s << value; }) {
+  } else if constexpr (requires(std::ostringstream & s) { s << value; }) {
     return text_of(value);
-  } else if constexpr (requires { value.size(); value.begin(); }) {
+  } else if constexpr (requires {
+                         value.size();
+                         value.begin();
+                       }) {
     std::string text = std::to_string(value.size()) + " values {";
     std::size_t n = 0;
     for (const auto& x : value) {
@@ -230,8 +233,8 @@ std::vector<std::pair<const char*, std::unique_ptr<Fixture> (*)()>>& bodies_of()
 }
 template <class Fixture, class T>
 bool add_body(const char* name) {
-  bodies_of<Fixture>().emplace_back(name,
-                                    []() -> std::unique_ptr<Fixture> { return std::make_unique<T>(); });
+  bodies_of<Fixture>().emplace_back(
+      name, []() -> std::unique_ptr<Fixture> { return std::make_unique<T>(); });
   return true;
 }
 
@@ -239,17 +242,16 @@ template <class Fixture, class Generator, class Namer>
 bool add_instances(const char* prefix, const char* suite, Generator generator, Namer namer) {
   expansions().push_back([=] {
     using Param = typename Fixture::ParamType;
-    const auto params = std::make_shared<const std::vector<Param>>(
-        generator(std::type_identity<Param>{}));
+    const auto params =
+        std::make_shared<const std::vector<Param>>(generator(std::type_identity<Param>{}));
     for (const auto& [name, make] : bodies_of<Fixture>()) {
       for (std::size_t i = 0; i < params->size(); ++i) {
-        entries().push_back(
-            {std::string(prefix) + "/" + suite + "." + name + "/" +
-                 namer(TestParamInfo<Param>{(*params)[i], i}),
-             [params, i, make = make] {
-               Fixture::param() = &(*params)[i];
-               make()->run();
-             }});
+        entries().push_back({std::string(prefix) + "/" + suite + "." + name + "/" +
+                                 namer(TestParamInfo<Param>{(*params)[i], i}),
+                             [params, i, make = make] {
+                               Fixture::param() = &(*params)[i];
+                               make()->run();
+                             }});
       }
     }
   });
@@ -257,9 +259,8 @@ bool add_instances(const char* prefix, const char* suite, Generator generator, N
 }
 template <class Fixture, class Generator>
 bool add_instances(const char* prefix, const char* suite, Generator generator) {
-  return add_instances<Fixture>(prefix, suite, generator, [](const auto& info) {
-    return std::to_string(info.index);
-  });
+  return add_instances<Fixture>(prefix, suite, generator,
+                                [](const auto& info) { return std::to_string(info.index); });
 }
 
 }  // namespace internal
@@ -270,22 +271,25 @@ int run_all(int argc, char** argv);
 }  // namespace testing
 
 // The if is closed and has its else, so that these may stand unbraced before an else of others.
-#define MINI_GTEST_CHECK(result, on_failure)                                    \
-  if (const ::testing::AssertionResult mini_result = (result)) {                \
-  } else                                                                        \
-    on_failure ::testing::internal::Teller(__FILE__, __LINE__, true,            \
-                                           mini_result.text()) = ::testing::Message()
+#define MINI_GTEST_CHECK(result, on_failure)                                               \
+  if (const ::testing::AssertionResult mini_result = (result)) {                           \
+  } else                                                                                   \
+    on_failure ::testing::internal::Teller(__FILE__, __LINE__, true, mini_result.text()) = \
+        ::testing::Message()
 #define MINI_GTEST_EXPECT(result) \
   switch (0)                      \
   case 0:                         \
-  default: MINI_GTEST_CHECK(result, )
+  default:                        \
+    MINI_GTEST_CHECK(result, )
 #define MINI_GTEST_ASSERT(result) \
   switch (0)                      \
   case 0:                         \
-  default: MINI_GTEST_CHECK(result, return)
-#define MINI_GTEST_COMPARE(a, b, sign)                                \
-  ::testing::internal::compare(#a, #b, #sign, (a), (b),               \
-                               [](const auto& mini_a, const auto& mini_b) { return mini_a sign mini_b; })
+  default:                        \
+    MINI_GTEST_CHECK(result, return )
+#define MINI_GTEST_COMPARE(a, b, sign) \
+  ::testing::internal::compare(        \
+      #a, #b, #sign, (a), (b),         \
+      [](const auto& mini_a, const auto& mini_b) { return mini_a sign mini_b; })
 
 #define EXPECT_EQ(a, b) MINI_GTEST_EXPECT(MINI_GTEST_COMPARE(a, b, ==))
 #define EXPECT_NE(a, b) MINI_GTEST_EXPECT(MINI_GTEST_COMPARE(a, b, !=))
@@ -303,8 +307,10 @@ int run_all(int argc, char** argv);
 #define EXPECT_FALSE(x) MINI_GTEST_EXPECT(::testing::internal::truth(#x, false, (x)))
 #define ASSERT_TRUE(x) MINI_GTEST_ASSERT(::testing::internal::truth(#x, true, (x)))
 #define ASSERT_FALSE(x) MINI_GTEST_ASSERT(::testing::internal::truth(#x, false, (x)))
-#define EXPECT_NEAR(a, b, most) MINI_GTEST_EXPECT(::testing::internal::near(#a, #b, (a), (b), (most)))
-#define ASSERT_NEAR(a, b, most) MINI_GTEST_ASSERT(::testing::internal::near(#a, #b, (a), (b), (most)))
+#define EXPECT_NEAR(a, b, most) \
+  MINI_GTEST_EXPECT(::testing::internal::near(#a, #b, (a), (b), (most)))
+#define ASSERT_NEAR(a, b, most) \
+  MINI_GTEST_ASSERT(::testing::internal::near(#a, #b, (a), (b), (most)))
 #define ADD_FAILURE() \
   ::testing::internal::Teller(__FILE__, __LINE__, true, "") = ::testing::Message()
 #define GTEST_SKIP() \
@@ -312,25 +318,25 @@ int run_all(int argc, char** argv);
 
 #define MINI_GTEST_JOIN_(a, b) a##b
 #define MINI_GTEST_JOIN(a, b) MINI_GTEST_JOIN_(a, b)
-#define SCOPED_TRACE(text)                                             \
-  const ::testing::internal::Trace MINI_GTEST_JOIN(mini_trace_, __LINE__)( \
-      ::testing::internal::text_of(text))
+#define SCOPED_TRACE(text)                                      \
+  const ::testing::internal::Trace MINI_GTEST_JOIN(mini_trace_, \
+                                                   __LINE__)(::testing::internal::text_of(text))
 
-#define MINI_GTEST_CLASS(suite, name, base, registration)        \
-  class suite##_##name##_Test : public base {                    \
-    void TestBody() override;                                    \
-  };                                                             \
+#define MINI_GTEST_CLASS(suite, name, base, registration)            \
+  class suite##_##name##_Test : public base {                        \
+    void TestBody() override;                                        \
+  };                                                                 \
   [[maybe_unused]] const bool suite##_##name##_added = registration; \
   void suite##_##name##_Test::TestBody()
-#define TEST(suite, name)                                                     \
-  MINI_GTEST_CLASS(suite, name, ::testing::Test,                              \
+#define TEST(suite, name)                        \
+  MINI_GTEST_CLASS(suite, name, ::testing::Test, \
                    ::testing::internal::add_test<suite##_##name##_Test>(#suite, #name))
-#define TEST_F(suite, name)          \
+#define TEST_F(suite, name)            \
   MINI_GTEST_CLASS(suite, name, suite, \
                    ::testing::internal::add_test<suite##_##name##_Test>(#suite, #name))
-#define TEST_P(suite, name)          \
+#define TEST_P(suite, name)            \
   MINI_GTEST_CLASS(suite, name, suite, \
                    (::testing::internal::add_body<suite, suite##_##name##_Test>(#name)))
-#define INSTANTIATE_TEST_SUITE_P(prefix, suite, ...)             \
-  [[maybe_unused]] const bool prefix##_##suite##_added =         \
+#define INSTANTIATE_TEST_SUITE_P(prefix, suite, ...)     \
+  [[maybe_unused]] const bool prefix##_##suite##_added = \
       ::testing::internal::add_instances<suite>(#prefix, #suite, __VA_ARGS__)
