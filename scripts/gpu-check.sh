@@ -211,7 +211,7 @@ build_with_cmake() {
   for name in "${targets[@]}"; do cp "$tree/bin/$name" "$out/bin/" || return 1; done
 }
 
-# One compiler call per line of $out/jobs, longest first; then one link per program. No Highway, no
+# One compiler call per line of $out/jobs, device code first; then one link per program. No Highway, no
 # JSON, no GoogleTest: KVCODEC_NO_SIMD, KVCODEC_NO_JSON and tests/cuda/mini_gtest.
 build_directly() {
   local objects=$out/objects cxx=${CXX:-g++} source name sources
@@ -242,6 +242,7 @@ build_directly() {
       job "$source" "$cxx -ffp-contract=off $common -Isrc/cpu"
     done
   } >"$out/jobs"
+  # shellcheck disable=SC2016
   attempt "$logs/build.log" "$(limited 330 120)" \
     xargs -a "$out/jobs" -P "$jobs" -d '\n' -n 1 \
     bash -c 'eval "$1" || { echo "failed: $1"; exit 255; }' job || return 1
@@ -251,13 +252,14 @@ build_directly() {
     "$toolkit/lib"; do
     if [[ -e $name/libcudart_static.a ]]; then library=(-L "$name") && break; fi
   done
-  local parts=("$objects"/src_*.o "$objects"/cuda_*.o)
-  local end=("${library[@]}" -lcudart_static -ldl -lrt -lpthread)
+  rm -f "$objects/libkvcodec.a"
+  ar rcs "$objects/libkvcodec.a" "$objects"/src_*.o "$objects"/cuda_*.o
+  local end=("$objects/libkvcodec.a" "${library[@]}" -lcudart_static -ldl -lrt -lpthread -s)
   for name in $(device_tests); do
     "$cxx" "$objects/tests_cuda_$name.cpp.o" "$objects/tests_cuda_mini_gtest_main.cpp.o" \
-      "${parts[@]}" "${end[@]}" -o "$out/bin/cuda_$name" >>"$logs/build.log" 2>&1 || return 1
+      "${end[@]}" -o "$out/bin/cuda_$name" >>"$logs/build.log" 2>&1 || return 1
   done
-  "$cxx" "$objects"/bench_cuda_*.o "${parts[@]}" "${end[@]}" -o "$out/bin/device_bench" \
+  "$cxx" "$objects"/bench_cuda_*.o "${end[@]}" -o "$out/bin/device_bench" \
     >>"$logs/build.log" 2>&1
 }
 
@@ -285,7 +287,7 @@ fi
 
 # ---- Device tests. ----
 
-# summary <log>: "12 passed, 1 skipped, 0 failed", from the totals of a test program.
+# total <PASSED|SKIPPED|FAILED> <log>: that total of a test program, empty if it has none.
 total() { sed -n "s/^\[  $1 *\] \([0-9]*\) tests\{0,1\}[.,].*/\1/p" "$2" | tail -n 1; }
 
 run_test() { # run_test <program> <seconds> <seconds to leave>
