@@ -125,6 +125,10 @@ std::string shown(const T& value) {
       text += (n == 1 ? "" : ", ") + shown(static_cast<std::decay_t<decltype(x)>>(x));
     }
     return text + "}";
+  } else if constexpr (requires(std::ostream * s) { PrintTo(value, s); }) {
+    std::ostringstream stream;
+    PrintTo(value, &stream);
+    return stream.str();
   } else if constexpr (sizeof(T) == 1) {
     return std::to_string(static_cast<int>(value));
   } else {
@@ -250,6 +254,7 @@ bool add_instances(const char* prefix, const char* suite, Generator generator, N
                                  namer(TestParamInfo<Param>{(*params)[i], i}),
                              [params, i, make = make] {
                                Fixture::param() = &(*params)[i];
+                               const Trace trace("parameter " + shown((*params)[i]));
                                make()->run();
                              }});
       }
