@@ -147,8 +147,9 @@ void check_limits(const AttendLimits& limits) {
   }
 }
 
-/// Geometry of a launch.
-AttendParams plan(const KvView& view, const AttendLimits& limits) {
+/// Geometry of a launch for formats k and v.
+AttendParams plan(const KvView& view, const TileFormat& k, const TileFormat& v,
+                  const AttendLimits& limits) {
   check_limits(limits);
   AttendParams p{};
   p.view = view;
@@ -157,9 +158,9 @@ AttendParams plan(const KvView& view, const AttendLimits& limits) {
       static_cast<std::int32_t>((limits.max_encoded_rows + p.split_rows - 1) / p.split_rows);
   p.n_raw_splits =
       static_cast<std::int32_t>((limits.max_raw_rows + kRawSplitRows - 1) / kRawSplitRows);
-  // Kernels for more than 8 query rows exist for the usual head sizes only (launch.cuh).
-  const int most =
-      view.shape.head_dim == 64 || view.shape.head_dim == 128 ? kUnitRows : kUnitRows / 2;
+  // Kernels for more than 8 query rows exist for the usual head sizes and without zeros (launch.cuh).
+  const bool usual = view.shape.head_dim == 64 || view.shape.head_dim == 128;
+  const int most = usual && !k.has_zeros() && !v.has_zeros() ? kUnitRows : kUnitRows / 2;
   const std::int64_t rows = std::int64_t{limits.max_tokens_per_seq} * view.shape.gqa_group();
   p.unit_rows = static_cast<std::int32_t>(std::min<std::int64_t>(rows, most));
   p.n_units = static_cast<std::int32_t>((rows + p.unit_rows - 1) / p.unit_rows);
@@ -212,7 +213,7 @@ std::size_t attend_workspace_bytes(const KvView& view, const AttendLimits& limit
   check_shape(view);
   const Choice choice = choose(view);
   if (choice.launch == nullptr) throw unsupported(choice.why);
-  const AttendParams p = plan(view, limits);
+  const AttendParams p = plan(view, choice.k, choice.v, limits);
   return state_bytes(p) + sketch_bytes(p, choice.k);
 }
 
@@ -224,7 +225,7 @@ void attend(const KvView& view, const DeviceQueries& queries, const DeviceOutput
   if (choice.launch == nullptr) throw unsupported(choice.why);
   if (view.n_seq == 0) return;
   check_arguments(view, queries, output, options);
-  AttendParams p = plan(view, limits);
+  AttendParams p = plan(view, choice.k, choice.v, limits);
   const std::size_t needed = state_bytes(p) + sketch_bytes(p, choice.k);
   if (workspace == nullptr && needed > 0) refuse("workspace", "null", "a device pointer");
   if (workspace_bytes < needed) {

@@ -35,8 +35,8 @@ struct PairShapes {
 
 template <CodeKind kKey, int kKeyWidth, CodeKind kValue, int kHeadDim, bool kZeros>
 cudaError_t launch_rows(const AttendParams& p, cudaStream_t stream) {
-  // 16 query rows cost registers that sums of more than 128 channels need.
-  if constexpr (kHeadDim == 64 || kHeadDim == 128) {
+  // 16 query rows cost registers that sums of more than 128 channels, and zeros, need.
+  if constexpr ((kHeadDim == 64 || kHeadDim == 128) && !kZeros) {
     if (p.unit_rows > 8) {
       return launch_config<TilesConfig<kKey, kKeyWidth, kValue, kHeadDim, 2, kZeros>>(p, stream);
     }

@@ -15,10 +15,11 @@ struct TilesConfig {
   static constexpr int kHeadDim = kHeadDimension;
   static constexpr int kOctets = kQueryOctets;
   static constexpr bool kZeros = kHasZeros;
-  /// 16-byte loads in flight per lane: many sums leave fewer registers for them.
-  static constexpr int kMostQuads = kHeadDimension * kQueryOctets < 256  ? 8
-                                    : kHeadDimension == 256 && kHasZeros ? 2
-                                                                         : 4;
+  /// 16-byte loads in flight per lane: many sums leave fewer registers for them, and two-bit codes and
+  /// zeros need more of their own.
+  static constexpr bool kManySums = kHeadDimension * kQueryOctets >= 256;
+  static constexpr bool kManyOthers = kHasZeros || kKeyKind == CodeKind::table2;
+  static constexpr int kMostQuads = !kManySums ? 8 : kManyOthers ? 2 : 4;
   using K = KeyPlane<kKeyKind, kKeyWidth, kMostQuads>;
   using V = ValuePlane<kValueKind, kHeadDimension, kMostQuads>;
   static constexpr int kQuads = K::load_quads > V::load_quads ? K::load_quads : V::load_quads;
