@@ -94,48 +94,83 @@ struct Stream {
   Buffer data;
 };
 
-/// Tiles `first` .. `first + n_window - 1` of the stream.
-void attend(const Case& c, const cpu::Kernels& table, const cpu::CodecKernels& kernels,
-            const Stream& stream, std::size_t first, const float* q, float* scores, float* m,
-            float* l, float* acc) {
-  const std::byte* tile = stream.data.get() + first * stream.stride;
-  for (std::size_t i = 0; i < stream.n_window; ++i) {
-    if (c.operation != Operation::add) {
-      cpu::prefetch_tile(tile + stream.stride, stream.tile_bytes);
-      kernels.score(c.codec.value(), c.head_dim, tile, 0, q, c.n_q, scores);
-      tile += stream.tile_bytes;
-    }
-    if (c.operation == Operation::step) {
-      table.softmax_tile(c.n_q, c.head_dim, 0.088f, 0.0f, nullptr, scores, m, l, acc);
-    }
-    if (c.operation != Operation::score) {
-      cpu::prefetch_tile(tile + stream.stride, stream.tile_bytes);
-      kernels.add(c.codec.value(), c.head_dim, tile, 0, scores, c.n_q, acc);
-      tile += stream.tile_bytes;
+/// One case at work: the codec's kernels, or what attention does where there are none, a decoded tile
+/// and products of plain rows.
+class Attention {
+ public:
+  Attention(const Case& c, const cpu::Kernels& table)
+      : case_(c),
+        table_(table),
+        kernels_(cpu::codec_kernels(table, c.codec)),
+        width_(std::int64_t{c.codec.head_span(c.head_dim)} * c.head_dim),
+        rows_(static_cast<std::size_t>(kTileRows * width_)),
+        q_(gaussian(static_cast<std::size_t>(c.n_q * c.codec.query_width(c.head_dim)))),
+        scores_(static_cast<std::size_t>(c.n_q * kTileRows), 0.5f),
+        m_(static_cast<std::size_t>(c.n_q), -std::numeric_limits<float>::infinity()),
+        l_(static_cast<std::size_t>(c.n_q)),
+        acc_(static_cast<std::size_t>(c.n_q * c.head_dim)) {}
+
+  /// Tiles `first` .. `first + n_window - 1` of the stream.
+  void run(const Stream& stream, std::size_t first) {
+    const std::byte* tile = stream.data.get() + first * stream.stride;
+    for (std::size_t i = 0; i < stream.n_window; ++i) {
+      if (case_.operation != Operation::add) {
+        cpu::prefetch_tile(tile + stream.stride, stream.tile_bytes);
+        score(tile);
+        tile += stream.tile_bytes;
+      }
+      if (case_.operation == Operation::step) {
+        table_.softmax_tile(case_.n_q, case_.head_dim, 0.088f, 0.0f, nullptr, scores_.data(),
+                            m_.data(), l_.data(), acc_.data());
+      }
+      if (case_.operation != Operation::score) {
+        cpu::prefetch_tile(tile + stream.stride, stream.tile_bytes);
+        add(tile);
+        tile += stream.tile_bytes;
+      }
     }
   }
-}
+
+ private:
+  void score(const std::byte* tile) {
+    const int head_dim = case_.head_dim;
+    if (kernels_.score != nullptr) {
+      kernels_.score(case_.codec.value(), head_dim, tile, 0, q_.data(), case_.n_q, scores_.data());
+      return;
+    }
+    case_.codec.decode_tile(Side::key, head_dim, tile, rows_.data());
+    table_.score_rows[static_cast<int>(DType::f32)](head_dim, rows_.data(), width_, kTileRows,
+                                                    q_.data(), case_.n_q, scores_.data());
+  }
+
+  void add(const std::byte* tile) {
+    const int head_dim = case_.head_dim;
+    if (kernels_.add != nullptr) {
+      kernels_.add(case_.codec.value(), head_dim, tile, 0, scores_.data(), case_.n_q, acc_.data());
+      return;
+    }
+    case_.codec.decode_tile(Side::value, head_dim, tile, rows_.data());
+    table_.add_rows[static_cast<int>(DType::f32)](head_dim, rows_.data(), width_, kTileRows,
+                                                  scores_.data(), case_.n_q, acc_.data());
+  }
+
+  const Case& case_;
+  const cpu::Kernels& table_;
+  cpu::CodecKernels kernels_;
+  std::int64_t width_;  ///< values of one decoded row, all heads of the tile
+  std::vector<float> rows_, q_, scores_, m_, l_, acc_;
+};
 
 void run(benchmark::State& state, const Case& c) {
   const std::string before = cpu_isa();
   force_cpu_isa(c.isa);
-  const cpu::Kernels& table = cpu::kernels();
-  cpu::CodecKernels kernels = cpu::codec_kernels(table, c.codec);
-  if (kernels.score == nullptr) kernels.score = c.codec.functions().score_tile;
-  if (kernels.add == nullptr) kernels.add = c.codec.functions().add_tile;
+  Attention attention(c, cpu::kernels());
   const Stream stream(c);
-  const auto n_q = static_cast<std::size_t>(c.n_q);
-  const auto head_dim = static_cast<std::size_t>(c.head_dim);
-  const std::vector<float> q =
-      gaussian(n_q * static_cast<std::size_t>(c.codec.query_width(c.head_dim)));
-  std::vector<float> scores(n_q * kTileRows, 0.5f), acc(n_q * head_dim), l(n_q);
-  std::vector<float> m(n_q, -std::numeric_limits<float>::infinity());
   double best = std::numeric_limits<double>::max();
   std::size_t first = 0;
   for (auto _ : state) {
     const Clock::time_point start = Clock::now();
-    attend(c, table, kernels, stream, first, q.data(), scores.data(), m.data(), l.data(),
-           acc.data());
+    attention.run(stream, first);
     benchmark::ClobberMemory();
     best = std::min(best, seconds_since(start));
     first += stream.n_window;

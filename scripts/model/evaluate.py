@@ -37,7 +37,7 @@ def ranges(classes, wanted, offset):
     return out
 
 
-def write_eval(folder):
+def write_eval(folder, length):
     rng = random.Random(HELDOUT_SEED)
     docs, text, spans, filler, answers = [], "", [], [], []
     for _ in range(12):
@@ -55,10 +55,10 @@ def write_eval(folder):
     rng = random.Random(RECALL_SEED)
     recall = []
     while len(recall) < 12:
-        d = generate.make_document(rng, 2180, reserve=0.62)
+        d = generate.make_document(rng, length, reserve=0.62)
         asked = {d.bytes()[p - 4 : p - 1].decode() for p, _ in d.questions}
         open_facts = [f for f in d.facts if f[0] not in asked]
-        if d.size > 2240 or not 18 <= len(open_facts):
+        if d.size > length + 60 or not 18 <= len(open_facts):
             continue
         if len(open_facts) > 24:
             open_facts = sorted(rng.sample(open_facts, 24), key=lambda f: f[2])
@@ -202,6 +202,7 @@ def stats(model, folder):
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ap.add_argument("--write", metavar="DIR", help="write heldout.txt and eval.json there")
+    ap.add_argument("--length", type=int, default=2180, help="bytes of a recall context that --write makes")
     ap.add_argument("--model", metavar="DIR", help="Hugging Face folder to measure")
     ap.add_argument("--eval", metavar="DIR", help="folder with eval.json, if not that of the model")
     ap.add_argument("--stats", action="store_true", help="K/V and attention figures instead of scores")
@@ -209,7 +210,7 @@ def main():
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
     if args.write:
-        write_eval(args.write)
+        write_eval(args.write, args.length)
     if args.model:
         (stats if args.stats else score)(load_folder(args.model), args.eval or args.model)
 
