@@ -1,20 +1,9 @@
 // Merges the splits of every query row, adds sink logits, normalises, stores.
 #pragma once
 
-#include "cuda/attend/queries.cuh"
+#include "cuda/attend/softmax.cuh"
 
 namespace kvcodec::cuda {
-
-/// A value into an array of storage type `type`.
-__device__ __forceinline__ void store_f32(void* data, DType type, std::int64_t index, float x) {
-  if (type == DType::f32) {
-    static_cast<float*>(data)[index] = x;
-  } else if (type == DType::f16) {
-    static_cast<std::uint16_t*>(data)[index] = bits_of(__float2half_rn(x));
-  } else {
-    static_cast<std::uint16_t*>(data)[index] = bits_of(__float2bfloat16_rn(x));
-  }
-}
 
 /// The states of one query row: those of the splits that have rows, in order.
 class RowStates {

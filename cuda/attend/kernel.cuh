@@ -1,4 +1,4 @@
-// The attention kernel: encoded and raw rows in one launch; and the one that merges splits.
+// The attention kernel: encoded and raw rows in one launch. combine.cuh merges what its CTAs leave.
 #pragma once
 
 #include "cuda/attend/raw_rows.cuh"

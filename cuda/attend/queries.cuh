@@ -3,33 +3,29 @@
 
 #include "cuda/attend/geometry.cuh"
 #include "cuda/attend/params.hpp"
-#include "cuda/attend/softmax.cuh"
+#include "cuda/core/values.cuh"
+#include "cuda/core/warp.cuh"
 
 namespace kvcodec::cuda {
 
-/// A value of a row as the caller stored it.
-__device__ __forceinline__ float load_f32(const void* data, DType type, std::int64_t index) {
-  if (type == DType::f32) return static_cast<const float*>(data)[index];
-  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[index];
-  return type == DType::f16 ? __half2float(half_of(bits)) : __bfloat162float(bf16_of(bits));
-}
+/// Groups of a key row that may have zeros of their own.
+inline constexpr int kMaxZeroGroups = 8;
+
+/// The query rows of a unit, in shared memory.
+struct QueryTable {
+  float unit[kUnitRows];             ///< power of two taken out of the row, so that f16 holds it
+  float factor[kUnitRows];           ///< of its scores: sm_scale, the unit, the scale of all keys
+  float center[kUnitRows];           ///< sm_scale * q . center of the keys
+  std::int32_t pos[kUnitRows];       ///< below every row's where there is no such query row
+  std::int32_t in_group[kUnitRows];  ///< query head within its group
+  float sums[kUnitRows][kMaxZeroGroups];  ///< sum of the row's f16 values over each group of codes
+};
 
 /// Value of channel `c` of a query row that key codes are multiplied with; 0 beyond the width.
 __device__ __forceinline__ float query_value(const AttendParams& p, const Unit& u, int row, int c) {
   if (row >= u.n_rows || c >= p.k.width) return 0.0f;
   const std::int64_t at = u.q_row(p, row) * p.k.width + c;
   return p.q_prepared != nullptr ? p.q_prepared[at] : load_f32(p.q, p.q_dtype, at);
-}
-
-__device__ __forceinline__ float warp_sum(float x) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-  return x;
-}
-__device__ __forceinline__ float warp_max(float x) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
-  return x;
 }
 
 /// The power of two not above a positive finite x; 1 for 0, limited to 2^+-126.

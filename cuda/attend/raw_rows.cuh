@@ -4,7 +4,7 @@
 // f32 products, one thread per channel for the sums.
 #pragma once
 
-#include "cuda/attend/queries.cuh"
+#include "cuda/attend/softmax.cuh"
 
 namespace kvcodec::cuda {
 

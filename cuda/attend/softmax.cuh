@@ -3,8 +3,7 @@
 
 #include <cmath>
 
-#include "cuda/attend/geometry.cuh"
-#include "cuda/attend/params.hpp"
+#include "cuda/attend/queries.cuh"
 
 namespace kvcodec::cuda {
 
@@ -17,19 +16,6 @@ __device__ __forceinline__ float minus_infinity() { return -INFINITY; }
 /// 2 * n + c / 2 of the lane's quad and to query row 8 * octet + 2 * t + c % 2.
 template <int kOctets>
 using Scores = float[kOctets][2][2][4];
-
-/// Groups of a key row that may have zeros of their own.
-inline constexpr int kMaxZeroGroups = 8;
-
-/// The query rows of a unit, in shared memory.
-struct QueryTable {
-  float unit[kUnitRows];             ///< power of two taken out of the row, so that f16 holds it
-  float factor[kUnitRows];           ///< of its scores: sm_scale, the unit, the scale of all keys
-  float center[kUnitRows];           ///< sm_scale * q . center of the keys
-  std::int32_t pos[kUnitRows];       ///< below every row's where there is no such query row
-  std::int32_t in_group[kUnitRows];  ///< query head within its group
-  float sums[kUnitRows][kMaxZeroGroups];  ///< sum of the row's f16 values over each group of codes
-};
 
 /// Running maximum, in powers of two, and this lane's part of the sum, per query row.
 template <int kOctets>

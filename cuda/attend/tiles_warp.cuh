@@ -2,7 +2,7 @@
 // operands.
 #pragma once
 
-#include "cuda/attend/queries.cuh"
+#include "cuda/attend/softmax.cuh"
 
 namespace kvcodec::cuda {
 
