@@ -34,7 +34,7 @@ class RowStates {
 };
 
 /// Grid: x KV heads times units, y rows of a unit, z sequences. One CTA per query row.
-inline __global__ void __launch_bounds__(kAttendThreads) combine_kernel(const AttendParams p) {
+static __global__ void __launch_bounds__(kAttendThreads) combine_kernel(const AttendParams p) {
   const auto head = static_cast<std::int32_t>(blockIdx.x) / p.n_units;
   const auto unit = static_cast<std::int32_t>(blockIdx.x) % p.n_units;
   const Unit u = Unit::at(p, blockIdx.z, head, unit);

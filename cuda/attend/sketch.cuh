@@ -9,7 +9,7 @@ namespace kvcodec::cuda {
 /// sketch [n_tokens, n_q_heads, k.width] = S q. One CTA per query row, one thread per row of S.
 ///
 /// Grid: x KV heads times units, y rows of a unit, z sequences.
-inline __global__ void __launch_bounds__(kAttendThreads)
+static __global__ void __launch_bounds__(kAttendThreads)
     sketch_kernel(const AttendParams p, const QjlTables s, float* sketch) {
   KVCODEC_SHARED(q, float[kMaxHeadDim]);
   const auto head = static_cast<std::int32_t>(blockIdx.x) / p.n_units;

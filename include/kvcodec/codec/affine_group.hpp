@@ -201,11 +201,8 @@ struct AffineRows {
   KVCODEC_HD void copy_rows(const std::byte* from, std::byte* to, int begin,
                             int end) const noexcept {
     codes.copy_rows(from, to, begin, end);
-    for (int g = 0; g < 2 * n_groups(); ++g) {
-      for (int row = begin; row < end; ++row) {
-        put_scale(scales(to, g), row, get_scale(scales(from, g), row));
-      }
-    }
+    for (int g = 0; g < 2 * n_groups(); ++g)
+      copy_scales(scales(from, g), scales(to, g), begin, end);
   }
 
  private:

@@ -127,7 +127,7 @@ struct Fp4 {
     const bool finite = load_finite(x + row * row_stride, head_dim, kF32Max, values);
     for (int first = 0; first < head_dim; first += Scales::group) {
       const int n = head_dim - first < Scales::group ? head_dim - first : Scales::group;
-      const std::uint8_t stored = scales.stored_for(largest_of(values + first, n));
+      const std::uint8_t stored = scales.stored_for(largest_magnitude(values + first, n));
       own_bytes(out)[scale_offset(head_dim, first) + static_cast<std::size_t>(row)] =
           std::byte{stored};
       put_codes(values + first, n, scales.unit(stored), codes + first);
@@ -171,14 +171,6 @@ struct Fp4 {
  private:
   KVCODEC_HD static constexpr TileLayout layout(Side side, int head_dim) noexcept {
     return {side, 4, head_dim};
-  }
-  KVCODEC_HD static float largest_of(const float* values, int n) noexcept {
-    float largest = 0.0f;
-    for (int i = 0; i < n; ++i) {
-      const float a = abs_of(values[i]);
-      largest = a > largest ? a : largest;
-    }
-    return largest;
   }
   KVCODEC_HD static void put_codes(const float* values, int n, float unit,
                                    std::uint8_t* codes) noexcept {

@@ -131,9 +131,7 @@ struct Fp8 {
     copy_codes(layout(side, head_dim), from, to, begin, end);
     if (!per_row) return;
     const std::size_t scales = scale_offset(head_dim);
-    for (int row = begin; row < end; ++row) {
-      put_scale(to + scales, row, get_scale(from + scales, row));
-    }
+    copy_scales(from + scales, to + scales, begin, end);
   }
 
  private:
@@ -143,11 +141,7 @@ struct Fp8 {
     return {side, 8, head_dim};
   }
   KVCODEC_HD static f16 scale_for(const float* values, int n) noexcept {
-    float largest = 0.0f;
-    for (int i = 0; i < n; ++i) {
-      const float a = abs_of(values[i]);
-      largest = a > largest ? a : largest;
-    }
+    const float largest = largest_magnitude(values, n);
     f16 scale = to_f16(largest / kE4m3Max);
     if (scale.bits != 0 && to_f32(scale) * kE4m3Max < largest) ++scale.bits;
     return scale;

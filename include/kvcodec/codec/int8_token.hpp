@@ -55,13 +55,8 @@ struct Int8Token {
                               Out out) const noexcept {
     float values[kMaxHeadDim];
     std::uint8_t codes[kMaxHeadDim];
-    float largest = 0.0f;
     const bool finite = load_finite(x + row * row_stride, head_dim, kLimit, values);
-    for (int c = 0; c < head_dim; ++c) {
-      const float a = abs_of(values[c]);
-      largest = a > largest ? a : largest;
-    }
-    const f16 scale = scale_for(largest);
+    const f16 scale = scale_for(largest_magnitude(values, head_dim));
     const float s = scale.bits != 0 ? to_f32(scale) : kF32Max;
     for (int c = 0; c < head_dim; ++c) {
       codes[c] = static_cast<std::uint8_t>(static_cast<unsigned>(code_of(values[c] / s)) & 0xffu);
@@ -95,8 +90,7 @@ struct Int8Token {
                             int begin, int end) const noexcept {
     copy_codes(layout(side, head_dim), from, to, begin, end);
     const std::size_t scales = scale_offset(head_dim);
-    for (int row = begin; row < end; ++row)
-      put_scale(to + scales, row, get_scale(from + scales, row));
+    copy_scales(from + scales, to + scales, begin, end);
   }
 
  private:

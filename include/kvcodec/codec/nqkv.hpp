@@ -149,9 +149,7 @@ struct NormalQuantile {
     for (int g = 0; g < n_groups(head_dim); ++g) {
       const std::size_t offset =
           scale_offset(head_dim) + kScalePlaneBytes * static_cast<std::size_t>(g);
-      for (int row = begin; row < end; ++row) {
-        put_scale(to + offset, row, get_scale(from + offset, row));
-      }
+      copy_scales(from + offset, to + offset, begin, end);
     }
   }
 
@@ -186,11 +184,10 @@ struct NormalQuantile {
 
   /// max |x|; with a signed scale the value itself, the first of equals.
   KVCODEC_HD static float largest_of(const float* values, int n) noexcept {
+    if constexpr (!Table::signed_scale) return largest_magnitude(values, n);
     float largest = 0.0f;
     for (int i = 0; i < n; ++i) {
-      const float a = abs_of(values[i]);
-      if constexpr (Table::signed_scale) largest = a > abs_of(largest) ? values[i] : largest;
-      else largest = a > largest ? a : largest;
+      largest = abs_of(values[i]) > abs_of(largest) ? values[i] : largest;
     }
     return largest;
   }

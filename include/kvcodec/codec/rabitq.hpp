@@ -120,8 +120,7 @@ struct RaBitQ {
                             int begin, int end) const noexcept {
     planes(side, head_dim).copy_rows(from, to, begin, end);
     const std::size_t scales = scale_offset(head_dim);
-    for (int row = begin; row < end; ++row)
-      put_scale(to + scales, row, get_scale(from + scales, row));
+    copy_scales(from + scales, to + scales, begin, end);
   }
 
   /// Codes of a row of n finite values.

@@ -283,4 +283,10 @@ KVCODEC_HD void put_scale(const W& plane, int row, std::uint16_t bits) noexcept 
   put_scale(own_bytes(plane), row, bits);
 }
 
+/// Copies the scales of rows begin..end-1 from one plane to another.
+KVCODEC_HD inline void copy_scales(const std::byte* from, std::byte* to, int begin,
+                                   int end) noexcept {
+  for (int row = begin; row < end; ++row) put_scale(to, row, get_scale(from, row));
+}
+
 }  // namespace kvcodec

@@ -36,6 +36,16 @@ KVCODEC_HD constexpr bool load_finite(const float* x, int n, float limit, float*
   return finite;
 }
 
+/// The largest |x| of n values; 0 for none.
+KVCODEC_HD constexpr float largest_magnitude(const float* x, int n) noexcept {
+  float largest = 0.0f;
+  for (int i = 0; i < n; ++i) {
+    const float a = abs_of(x[i]);
+    largest = a > largest ? a : largest;
+  }
+  return largest;
+}
+
 /// Nearest integer, ties to even, for |x| < 2^22.
 ///
 /// Adding and subtracting 1.5 * 2^23 rounds in the hardware's default mode, on every back-end the
