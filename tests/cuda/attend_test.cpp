@@ -205,6 +205,19 @@ TEST_F(DeviceAttendOptions, WhatPoliciesLeave) {
   expect_reference(lag, {2}, test::default_options(64), "lagkv");
 }
 
+// Rows that a truncation left behind in a tile have positions that raw rows have by now.
+TEST_F(DeviceAttendOptions, RowsThatWereCutOffStayUnseen) {
+  const HeadShape shape{4, 2, 64};
+  Cached cached("kv=nqsym,recent=8", shape, {330});
+  ASSERT_EQ(cached.cache.truncate(cached.seqs[0], 200), Status::ok);
+  const test::Tokens more(shape, 30, 55);
+  ASSERT_EQ(append(cached.cache, cached.seqs[0], 0, more, 0, 30), Status::ok);
+  cached.last_pos = {229};
+  cached.view = cached.cache.view(0, cached.seqs, cached.buffers);
+  ASSERT_NE(cached.view.encoded_rows(0) % kTileRows, 0);
+  expect_reference(cached, {1}, test::default_options(64), "cut");
+}
+
 TEST_F(DeviceAttendOptions, ResultsDependOnNothingElseInTheBatch) {
   const HeadShape shape{4, 2, 64};
   const Cached alone("kv=nqsym", shape, {420}, 9);
