@@ -6,6 +6,7 @@
 
 #include "cuda/codec/atomic_tile.cuh"
 #include "cuda/codec/packed_chain.cuh"
+#include "cuda/codec/qjl_tile.cuh"
 #include "cuda/codec/tile_memory.cuh"
 #include "cuda/core/device.cuh"
 #include "kvcodec/codec/codec.hpp"

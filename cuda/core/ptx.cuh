@@ -8,10 +8,13 @@
 //   m16n8k16, f16 and bf16        register r, element i = 0..1
 //     A [16 x 16], 4 registers    row g + 8 * (r & 1)       column 2 * t + i + 8 * (r >> 1)
 //     B [16 x 8],  2 registers    row 2 * t + i + 8 * r     column g
+//   m16n8k8, tf32                 register r
+//     A [16 x 8],  4 registers    row g + 8 * (r & 1)       column t + 4 * (r >> 1)
+//     B [8 x 8],   2 registers    row t + 4 * r             column g
 //   m16n8k32, s8                  register r, element i = 0..3 (byte i)
 //     A [16 x 32], 4 registers    row g + 8 * (r & 1)       column 4 * t + i + 16 * (r >> 1)
 //     B [32 x 8],  2 registers    row 4 * t + i + 16 * r    column g
-//   both
+//   all
 //     D [16 x 8],  4 values       row g + 8 * (r >> 1)      column 2 * t + (r & 1)
 //
 // The contraction index (columns of A, rows of B) may be permuted freely if both sides are permuted
@@ -68,6 +71,31 @@ __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const std::uint
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
   simt::mma_m16n8k16_bf16(d, a, b);
+#endif
+}
+
+/// x rounded to tf32, 10 bits behind the point, nearest and ties away from zero.
+__device__ __forceinline__ std::uint32_t tf32_of(float x) {
+#if defined(__CUDACC__)
+  std::uint32_t y;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+  return y;
+#else
+  return simt::tf32_of(x);
+#endif
+}
+
+/// d [16 x 8] += a [16 x 8] * b [8 x 8]; tf32 factors (tf32_of), f32 sums.
+__device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const std::uint32_t (&a)[4],
+                                                 const std::uint32_t (&b)[2]) {
+#if defined(__CUDACC__)
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  simt::mma_m16n8k8_tf32(d, a, b);
 #endif
 }
 

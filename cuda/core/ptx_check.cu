@@ -25,6 +25,8 @@ __global__ void __launch_bounds__(128) tensor_cores(const uint4* in, float* out)
   mma_m16n8k16_f16(d, a, column);
   mma_m16n8k16_bf16(d, a, column);
   mma_m16n8k32_s8(sums, a, column);
+  const std::uint32_t rounded[4] = {tf32_of(d[0]), tf32_of(d[1]), tf32_of(d[2]), tf32_of(d[3])};
+  mma_m16n8k8_tf32(d, rounded, column);
   out[threadIdx.x] = d[0] + d[1] + d[2] + d[3] + static_cast<float>(sums[0] + sums[3]);
 }
 

@@ -148,6 +148,23 @@ TEST_P(Tiles, WhatIsNotFiniteIsFlaggedAndSpoilsNothing) {
 INSTANTIATE_TEST_SUITE_P(Builtin, Tiles, ::testing::ValuesIn(test::codec_specs()),
                          test::name_of_param);
 
+class QjlTiles : public test::OnDevice<> {};
+
+// Keys that are rows of S stand at right angles to all others of their piece: nearly every sign hangs
+// on what float64 rounding leaves, more of them than the kernel can put aside.
+TEST_F(QjlTiles, SignsThatNoProductOfFewerBitsSettles) {
+  constexpr int kDim = 64;
+  const AnyCodec host = make_codec("qjl:m256").with_tables(kDim);
+  const cuda::DeviceCodec device(host, kDim);
+  const Subject s{host, device, kDim, Side::key};
+  const QjlTables table = host.as<Qjl>()->table;
+  for (const float factor : {1.0f, 0x1p-100f, 3e3f}) {
+    std::vector<float> x(s.tile_values());
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = factor * table.rows[i];
+    EXPECT_EQ(s.encode(x), s.encode_on_host(x)) << factor;
+  }
+}
+
 class CodebookTiles : public test::OnDevice<> {};
 
 // A codebook is decoded on the device, its table and the turning of keys included.

@@ -81,6 +81,33 @@ void check_direct() {
 TEST(Mma, F16) { check_direct<F16>(); }
 TEST(Mma, Bf16) { check_direct<Bf16>(); }
 
+__global__ void multiply_tf32(const float* a, const float* b, float* c) {
+  const unsigned g = threadIdx.x / 4;
+  const unsigned t = threadIdx.x % 4;
+  std::uint32_t fa[4];
+  std::uint32_t fb[2];
+  float d[4] = {0.5f, 0.5f, 0.5f, 0.5f};
+  for (unsigned r = 0; r < 4; ++r) fa[r] = tf32_of(a[(g + 8 * (r & 1)) * 8 + t + 4 * (r >> 1)]);
+  for (unsigned r = 0; r < 2; ++r) fb[r] = tf32_of(b[(t + 4 * r) * 8 + g]);
+  mma_m16n8k8_tf32(d, fa, fb);
+  for (unsigned r = 0; r < 4; ++r) c[(g + 8 * (r >> 1)) * 8 + 2 * t + (r & 1)] = d[r];
+}
+
+TEST(Mma, Tf32) {
+  std::vector<float> a;
+  std::vector<float> b;
+  a.reserve(128);
+  b.reserve(64);
+  for (int i = 0; i < 128; ++i) a.push_back(static_cast<float>(a_value(i / 8, i % 8)));
+  for (int i = 0; i < 64; ++i) b.push_back(static_cast<float>(b_value(i / 8, i % 8)));
+  const std::vector<int> want = product(8);
+  std::vector<float> c(128);
+  EXPECT_LAUNCHES(launch(multiply_tf32, {1, 32}, a.data(), b.data(), c.data()));
+  for (std::size_t i = 0; i < 128; ++i) {
+    ASSERT_EQ(c[i], static_cast<float>(want[i]) + 0.5f) << "element " << i;
+  }
+}
+
 __device__ std::uint32_t four(const std::int8_t* p, unsigned stride) {
   std::uint32_t word = 0;
   for (unsigned i = 0; i < 4; ++i) {
@@ -191,15 +218,18 @@ __global__ void scalars(float* y, std::uint32_t* bits) {
   bits[2] = __byte_perm(0x33221100u, 0x77665544u, 0x7531u);
   bits[3] = __byte_perm(0x80u, 0u, 0x8880u);
   bits[4] = static_cast<std::uint32_t>(__dp4a(static_cast<int>(0xff02fe01u), 0x01020304, 10));
+  bits[5] = tf32_of(1.0f + 0x1p-11f);  // a tie
+  bits[6] = tf32_of(-1.0f - 0x1.fp-12f);
 }
 
 TEST(Scalars, FollowTheirInstructions) {
   std::vector<float> y(6);
-  std::vector<std::uint32_t> bits(5);
+  std::vector<std::uint32_t> bits(7);
   EXPECT_LAUNCHES(launch(scalars, {1, 1}, y.data(), bits.data()));
   EXPECT_EQ(y, (std::vector<float>{8.0f, 0.0f, 3.0f, 0.25f, 0.0f, 0.0f}));
   EXPECT_EQ(bits, (std::vector<std::uint32_t>{0x0f000f01u, 0x3u ^ 0x5u ^ 0x9u, 0x77553311u,
-                                              0xffffff80u, 10u + 4u - 2u * 3u + 2u * 2u - 1u}));
+                                              0xffffff80u, 10u + 4u - 2u * 3u + 2u * 2u - 1u,
+                                              0x3f802000u, 0xbf800000u}));
 }
 
 }  // namespace

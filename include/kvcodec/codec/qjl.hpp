@@ -195,6 +195,30 @@ struct Qjl {
     for (int j = 0; j < outlier_channels; ++j) y[static_cast<int>(channels[j])] = special[j];
   }
 
+  /// What the tile says of a row besides its signs: norms and exact values. x [head_dim] is finite and
+  /// has its outliers, channels [outlier_channels], set to zero: the signs are those of what remains.
+  /// Returns the norm of that before it is rounded.
+  KVCODEC_HD float encode_magnitudes(int head_dim, float* x, int row, const std::byte* channels,
+                                     std::byte* tile) const noexcept {
+    double taken_square = 0.0;
+    for (int j = 0; j < outlier_channels; ++j) {
+      const auto c = static_cast<int>(channels[j]);
+      taken_square += static_cast<double>(x[c]) * static_cast<double>(x[c]);
+      if (outliers == QjlOutliers::exact) {
+        std::byte* plane = tile + outlier_offset() + kScalePlaneBytes * static_cast<std::size_t>(j);
+        put_scale(plane, row, to_f16(x[c]).bits);
+      }
+      x[c] = 0.0f;
+    }
+    if (sketches_outliers()) put_scale(tile + outlier_offset(), row, norm_of(taken_square).bits);
+    double square = 0.0;
+    for (int c = 0; c < head_dim; ++c) {
+      square += static_cast<double>(x[c]) * static_cast<double>(x[c]);
+    }
+    put_scale(tile + norm_offset(), row, norm_of(square).bits);
+    return static_cast<float>(sqrt(square));
+  }
+
   // The parts one after the other, with one choice of outliers for the rows of a set.
   KVCODEC_HD bool encode_tile(Side, int head_dim, const float* x, std::byte* out) const noexcept {
     clear_channels(head_dim, out);
@@ -259,8 +283,16 @@ struct Qjl {
                              bool lists, std::byte* tile) const noexcept {
     float in[kMaxHeadDim];
     const bool finite = load_finite(x, head_dim, kF16Max, in);
-    if (outlier_channels > 0) take_outliers(head_dim, row, channels, in, tile);
-    put_scale(tile + norm_offset(), row, norm_of(in, head_dim).bits);
+    if (sketches_outliers()) {
+      float taken[kMaxHeadDim];
+      for (int c = 0; c < head_dim; ++c) taken[c] = 0.0f;
+      for (int j = 0; j < outlier_channels; ++j) {
+        const auto c = static_cast<int>(channels[j]);
+        taken[c] = in[c];
+      }
+      qjl_put_signs(outlier_signs(), table, taken, tile + outlier_sign_offset(), row);
+    }
+    encode_magnitudes(head_dim, in, row, channels, tile);
     qjl_put_signs(signs(), table, in, tile, row);
     if (!lists) return finite;
     std::byte* list = channels_of(tile, row / set_rows());
@@ -273,9 +305,7 @@ struct Qjl {
     for (int i = 0; i < n; ++i) sum[i] += factor * column[i];
   }
 
-  KVCODEC_HD static f16 norm_of(const float* x, int n) noexcept {
-    double square = 0.0;
-    for (int c = 0; c < n; ++c) square += static_cast<double>(x[c]) * static_cast<double>(x[c]);
+  KVCODEC_HD static f16 norm_of(double square) noexcept {
     return to_f16(clamp_finite(static_cast<float>(sqrt(square)), kF16Max));
   }
 
@@ -307,25 +337,6 @@ struct Qjl {
           static_cast<double>(sum[static_cast<int>(channels[j])]) * static_cast<double>(weight);
       values[j] = static_cast<float>(product + static_cast<double>(exact_value(tile, row, j)));
     }
-  }
-
-  /// Moves the outliers of a row from `in`, where zeros stay, to their place in the tile.
-  KVCODEC_HD void take_outliers(int head_dim, int row, const std::byte* channels, float* in,
-                                std::byte* tile) const noexcept {
-    float taken[kMaxHeadDim];
-    for (int c = 0; c < head_dim; ++c) taken[c] = 0.0f;
-    for (int j = 0; j < outlier_channels; ++j) {
-      const auto c = static_cast<int>(channels[j]);
-      taken[c] = in[c];
-      in[c] = 0.0f;
-      if (outliers == QjlOutliers::exact) {
-        std::byte* plane = tile + outlier_offset() + kScalePlaneBytes * static_cast<std::size_t>(j);
-        put_scale(plane, row, to_f16(taken[c]).bits);
-      }
-    }
-    if (!sketches_outliers()) return;
-    put_scale(tile + outlier_offset(), row, norm_of(taken, head_dim).bits);
-    qjl_put_signs(outlier_signs(), table, taken, tile + outlier_sign_offset(), row);
   }
 
   KVCODEC_HD void score_query(int head_dim, const std::byte* tile, const float* q,

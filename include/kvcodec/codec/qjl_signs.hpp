@@ -9,6 +9,16 @@
 
 namespace kvcodec {
 
+/// Sign i alone: 1 where s_i . x > 0, for x [table.head_dim].
+KVCODEC_HD inline std::uint32_t qjl_sign(const QjlTables& table, const float* x, int i) noexcept {
+  double sum = 0.0;
+  for (int c = 0; c < table.head_dim; ++c) {
+    const float s = table.columns[static_cast<std::ptrdiff_t>(c) * table.sketch_dim + i];
+    sum += static_cast<double>(x[c]) * static_cast<double>(s);
+  }
+  return sum > 0.0 ? 1u : 0u;
+}
+
 /// Sign i of the row: s_i . x > 0, for x [head_dim]; writes the row's words of the plane.
 ///
 /// Products of two f32 are exact in float64, so a fused multiply-add changes nothing.

@@ -25,6 +25,10 @@ float f16_element(std::uint32_t word, int i) { return kF16[word >> (16 * i) & 0x
 float bf16_element(std::uint32_t word, int i) {
   return __builtin_bit_cast(float, (word >> (16 * i) & 0xffffu) << 16);
 }
+// The bits below tf32's are not read.
+float tf32_element(std::uint32_t word, int) {
+  return __builtin_bit_cast(float, word & 0xffffe000u);
+}
 std::int32_t s8_element(std::uint32_t word, int i) {
   return static_cast<std::int8_t>(word >> (8 * i) & 0xffu);
 }
@@ -77,6 +81,9 @@ void multiply_f16(void* const* operands, unsigned) {
 }
 void multiply_bf16(void* const* operands, unsigned) {
   multiply<float, double, 2>(operands, &bf16_element);
+}
+void multiply_tf32(void* const* operands, unsigned) {
+  multiply<float, double, 1>(operands, &tf32_element);
 }
 // 64 bits do not overflow; the conversion to 32 wraps.
 void multiply_s8(void* const* operands, unsigned) {
@@ -134,6 +141,17 @@ void mma_m16n8k16_f16(float (&d)[4], const std::uint32_t (&a)[4], const std::uin
 void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   MmaOperand<float> operand{d, a, b};
   meet_all_lanes("mma.m16n8k16.bf16", &operand, &multiply_bf16);
+}
+
+std::uint32_t tf32_of(float x) {
+  const std::uint32_t bits = __builtin_bit_cast(std::uint32_t, x);
+  const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
+  return finite ? (bits + 0x1000u) & 0xffffe000u : bits;
+}
+
+void mma_m16n8k8_tf32(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+  MmaOperand<float> operand{d, a, b};
+  meet_all_lanes("mma.m16n8k8.tf32", &operand, &multiply_tf32);
 }
 
 void mma_m16n8k32_s8(std::int32_t (&d)[4], const std::uint32_t (&a)[4],

@@ -9,10 +9,14 @@
 
 namespace kvcodec::simt {
 
-/// d += a * b, with the exact sum of the 16 products and d rounded once per element; a device rounds
+/// x rounded to tf32: nearest, ties away from zero.
+std::uint32_t tf32_of(float x);
+
+/// d += a * b, with the exact sum of the products and d rounded once per element; a device rounds
 /// differently.
 void mma_m16n8k16_f16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
 void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
+void mma_m16n8k8_tf32(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
 void mma_m16n8k32_s8(std::int32_t (&d)[4], const std::uint32_t (&a)[4],
                      const std::uint32_t (&b)[2]);
 
