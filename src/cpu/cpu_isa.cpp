@@ -14,9 +14,10 @@ namespace kvcodec {
 namespace cpu {
 
 const CodecFunctions* const fast_codec_functions[kFastCodecs] = {
-    &codec_functions_of<RawF32>,    &codec_functions_of<RawF16>, &codec_functions_of<RawBf16>,
-    &codec_functions_of<Int8Token>, &codec_functions_of<Nqkv>,   &codec_functions_of<NqkvSymmetric>,
-    &codec_functions_of<NqkvFitted>};
+    &CodecFunctionsOf<RawF32>::value,    &CodecFunctionsOf<RawF16>::value,
+    &CodecFunctionsOf<RawBf16>::value,   &CodecFunctionsOf<Int8Token>::value,
+    &CodecFunctionsOf<Nqkv>::value,      &CodecFunctionsOf<NqkvSymmetric>::value,
+    &CodecFunctionsOf<NqkvFitted>::value};
 
 namespace {
 

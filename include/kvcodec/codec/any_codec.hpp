@@ -15,7 +15,7 @@
 
 namespace kvcodec {
 
-/// Functions of one codec type; one static instance per type (codec_functions_of<C>).
+/// Functions of one codec type; one static instance per type (CodecFunctionsOf<C>).
 /// The first argument is the codec's value.
 struct CodecFunctions {
   const char* family;
@@ -124,9 +124,13 @@ constexpr CodecFunctions make_codec_functions() {
 
 }  // namespace detail
 
-/// The functions of codec type C; its address identifies the type.
+/// The functions of codec type C; their address identifies the type.
 template <Codec C>
-inline constexpr CodecFunctions codec_functions_of = detail::make_codec_functions<C>();
+struct CodecFunctionsOf {
+  static const CodecFunctions value;
+};
+template <Codec C>
+constinit const CodecFunctions CodecFunctionsOf<C>::value = detail::make_codec_functions<C>();
 
 /// Any codec by value; trivially copyable, never empty once constructed from a codec.
 class AnyCodec {
@@ -134,7 +138,8 @@ class AnyCodec {
   AnyCodec() = default;
 
   template <Codec C>
-  AnyCodec(const C& codec) noexcept : functions_(&codec_functions_of<C>) {  // NOLINT: a wrapper
+  AnyCodec(const C& codec) noexcept
+      : functions_(&CodecFunctionsOf<C>::value) {  // NOLINT: a wrapper
     ::new (static_cast<void*>(value_)) C(codec);
   }
 
@@ -146,7 +151,7 @@ class AnyCodec {
   /// The codec as a C, or null if it is another type.
   template <Codec C>
   const C* as() const noexcept {
-    return functions_ == &codec_functions_of<C> ? static_cast<const C*>(value()) : nullptr;
+    return functions_ == &CodecFunctionsOf<C>::value ? static_cast<const C*>(value()) : nullptr;
   }
 
   const char* family() const noexcept { return functions_->family; }

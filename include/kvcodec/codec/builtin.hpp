@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvcodec/codec/affine_token.hpp"
+#include "kvcodec/codec/any_codec.hpp"
 #include "kvcodec/codec/fp4.hpp"
 #include "kvcodec/codec/fp8.hpp"
 #include "kvcodec/codec/int8_token.hpp"
@@ -13,10 +14,23 @@
 #include "kvcodec/codec/raw.hpp"
 #include "kvcodec/core/type_list.hpp"
 
+// THE LIST: every codec that can be named in a plan, in the order tables show them.
+// clang-format off
+#define KVCODEC_BUILTIN_CODECS(X) \
+  X(RawF32) X(RawF16) X(RawBf16) X(Int8Token) X(Fp8) X(NvFp4) X(MxFp4) X(AffineToken) X(Kivi) \
+  X(LloydMax) X(RaBitQ) X(Qjl) X(NqkvFitted) X(Nqkv) X(NqkvSymmetric)
+// clang-format on
+
 namespace kvcodec {
 
-/// Every codec that can be named in a plan, in the order tables show them.
-using BuiltinCodecs = TypeList<RawF32, RawF16, RawBf16, Int8Token, Fp8, NvFp4, MxFp4, AffineToken,
-                               Kivi, LloydMax, RaBitQ, Qjl, NqkvFitted, Nqkv, NqkvSymmetric>;
+#define KVCODEC_PLUS(C) ::plus<C>
+/// The types of the list.
+using BuiltinCodecs = TypeList<> KVCODEC_BUILTIN_CODECS(KVCODEC_PLUS);
+#undef KVCODEC_PLUS
+
+// Their functions behind AnyCodec are compiled once, in the library (src/codec/builtin.cpp).
+#define KVCODEC_EXTERN(C) extern template struct CodecFunctionsOf<C>;
+KVCODEC_BUILTIN_CODECS(KVCODEC_EXTERN)
+#undef KVCODEC_EXTERN
 
 }  // namespace kvcodec

@@ -13,6 +13,7 @@ namespace kvcodec {
 /// Every codec that a cache can use: those that stand by themselves, and those whose tables grow with
 /// a sequence, which only a cache can own.
 using CacheCodecs = BuiltinCodecs::plus<Codebook>;
+extern template struct CodecFunctionsOf<Codebook>;
 
 /// Family names of the codecs in `List`, separated by ", ".
 template <class List = BuiltinCodecs>
