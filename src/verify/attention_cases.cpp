@@ -7,6 +7,7 @@
 #include "kvcodec/attend/attend.hpp"
 #include "kvcodec/attend/attn_state.hpp"
 #include "kvcodec/codec/make_codec.hpp"
+#include "src/verify/backend.hpp"
 #include "src/verify/compare.hpp"
 #include "src/verify/dense_pages.hpp"
 #include "src/verify/runners.hpp"
@@ -65,13 +66,11 @@ struct Answer {
 
 Answer attend_view(const Decode& d, const KvView& view, const AttendOptions& options) {
   Answer a{std::vector<float>(d.out.size(), NAN), std::vector<float>(d.lse.size(), NAN)};
-  AttendWorkspace work;
   Queries queries;
   queries.q = d.q.data();
   queries.indptr = d.indptr.data();
   queries.pos = d.pos.data();
-  const Status status = attend(view, queries, a.out.data(), a.lse.data(), options,
-                               work.bytes(attend_workspace_bytes(view, queries)));
+  const Status status = backend().attend(view, queries, a.out.data(), a.lse.data(), options);
   require(status == Status::ok, std::string("attend: ") + kvcodec::to_string(status));
   return a;
 }
@@ -174,8 +173,8 @@ void check_ones(const AnyCodec& codec, std::int64_t n_keys, std::int32_t head_di
   const std::vector<float> tile(static_cast<std::size_t>(kTileRows * head_dim), 1.0f);
   std::vector<std::byte> bytes(codec.tile_bytes(head_dim));
   std::vector<float> decoded(tile.size());
-  codec.encode_tile(Side::value, head_dim, tile.data(), bytes.data());
-  codec.decode_tile(Side::value, head_dim, bytes.data(), decoded.data());
+  backend().encode_tile(codec, Side::value, head_dim, tile.data(), bytes.data());
+  backend().decode_tile(codec, Side::value, head_dim, bytes.data(), decoded.data());
   const auto stored = static_cast<double>(decoded[0]);
 
   CacheConfig config;

@@ -1,4 +1,5 @@
 #include "src/verify/dense_pages.hpp"
+#include "src/verify/backend.hpp"
 
 #include <algorithm>
 
@@ -68,8 +69,8 @@ void DensePages::encode(const RaggedRows& rows, int head, std::int64_t first, st
       std::copy_n(from, d, x.begin() + row * d);
     }
     const AnyCodec& codec = key ? view_.k_codec : view_.v_codec;
-    codec.encode_tile(
-        side, static_cast<int>(d), x.data(),
+    backend().encode_tile(
+        codec, side, static_cast<int>(d), x.data(),
         (key ? view_.format.k_tile(memory, 0, 0) : view_.format.v_tile(memory, 0, 0)).tile);
   }
 }

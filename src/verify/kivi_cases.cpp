@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "kvcodec/codec/kivi.hpp"
+#include "src/verify/backend.hpp"
 #include "src/verify/compare.hpp"
 #include "src/verify/runners.hpp"
 
@@ -62,8 +63,9 @@ struct Encoded {
       : p(params), side(which), tile(p.codec.tile_bytes(p.head_dim)), y(tile_values()) {
     std::vector<float> in(tile_values());
     for_each_spot(p, side, head, [&](const Spot& at) { in[place(at)] = x[at.value]; });
-    require(p.codec.encode_tile(side, p.head_dim, in.data(), tile.data()), "input was refused");
-    p.codec.decode_tile(side, p.head_dim, tile.data(), y.data());
+    require(backend().encode_tile(p.codec, side, p.head_dim, in.data(), tile.data()),
+            "input was refused");
+    backend().decode_tile(p.codec, side, p.head_dim, tile.data(), y.data());
   }
   /// Of given codes, scales and zeros.
   template <class Codes>
@@ -77,7 +79,7 @@ struct Encoded {
       std::memcpy(tile.data() + scale_at(at), &scale, 2);
       std::memcpy(tile.data() + zero_at(at), &zero, 2);
     });
-    p.codec.decode_tile(side, p.head_dim, tile.data(), y.data());
+    backend().decode_tile(p.codec, side, p.head_dim, tile.data(), y.data());
   }
 
   std::size_t tile_values() const { return static_cast<std::size_t>(kTileRows * p.head_dim); }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kvcodec/codec/nqkv.hpp"
+#include "src/verify/backend.hpp"
 #include "src/verify/compare.hpp"
 #include "src/verify/runners.hpp"
 
@@ -160,8 +161,9 @@ void check_tiles(const Groups& g, Side side, int head_dim) {
         x[static_cast<std::size_t>(row * width + c)] = g.x[g.at(group_at(row, c), c % g.size)];
       }
     }
-    require(codec.encode_tile(side, head_dim, x.data(), tile.data()), "finite input was refused");
-    codec.decode_tile(side, head_dim, tile.data(), y.data());
+    require(backend().encode_tile(codec, side, head_dim, x.data(), tile.data()),
+            "finite input was refused");
+    backend().decode_tile(codec, side, head_dim, tile.data(), y.data());
     for (int row = 0; row < kTileRows; ++row) {
       for (int c = 0; c < width; ++c) {
         const std::size_t group = group_at(row, c);

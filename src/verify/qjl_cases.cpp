@@ -7,6 +7,7 @@
 #include "kvcodec/cache/cache.hpp"
 #include "kvcodec/codec/qjl.hpp"
 #include "kvcodec/codec/raw.hpp"
+#include "src/verify/backend.hpp"
 #include "src/verify/compare.hpp"
 #include "src/verify/runners.hpp"
 
@@ -150,8 +151,8 @@ std::vector<std::vector<std::byte>> encode_all(const Sketch& sketch, std::int64_
   for (int head = 0; head < sketch.n_heads; ++head) {
     for (std::int64_t first = 0; first < n_encoded; first += kTileRows) {
       tiles.emplace_back(sketch.codec.tile_bytes(sketch.d));
-      require(sketch.codec.encode_tile(Side::key, sketch.d, sketch.key(head, first),
-                                       tiles.back().data()),
+      require(backend().encode_tile(sketch.codec, Side::key, sketch.d, sketch.key(head, first),
+                                    tiles.back().data()),
               "finite keys were refused");
     }
   }
@@ -274,7 +275,7 @@ class ScoreCheck {
     std::vector<float> scores(static_cast<std::size_t>(n_q_ * kTileRows));
     codec.score_tile(d, tile, 0, prepared.data(), n_q_, scores.data());
     std::vector<float> decoded(static_cast<std::size_t>(kTileRows * d));
-    codec.decode_tile(Side::key, d, tile, decoded.data());
+    backend().decode_tile(codec, Side::key, d, tile, decoded.data());
     for (int row = 0; row < kTileRows; ++row) {
       const StoredKey own = stored_key(sketch_, tile, row);
       const StoredKey theirs = e.key(sketch_, head * n_ + first + row);
@@ -404,7 +405,8 @@ std::string run_qjl_inputs(const Case& c) {
     const std::vector<float> keys = c.array("keys" + size).floats();
     const Qjl codec = Qjl{}.with_projection(QjlProjection::shared(1, 256, d, QjlKind::orthogonal));
     std::vector<std::byte> tile(codec.tile_bytes(d));
-    require(codec.encode_tile(Side::key, d, keys.data(), tile.data()), "finite keys were refused");
+    require(backend().encode_tile(codec, Side::key, d, keys.data(), tile.data()),
+            "finite keys were refused");
     for (int i = 0; i < codec.sketch_dim; ++i) {
       require(codec.signs().get(tile.data(), 5, i) == 0, "a zero projection must be a zero bit");
     }

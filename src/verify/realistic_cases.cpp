@@ -12,6 +12,7 @@
 #include "kvcodec/attend/attend.hpp"
 #include "kvcodec/attend/reference.hpp"
 #include "kvcodec/plan/plan.hpp"
+#include "src/verify/backend.hpp"
 #include "src/verify/compare.hpp"
 #include "src/verify/runners.hpp"
 
@@ -102,8 +103,8 @@ std::vector<float> decoded_rows(const Layer& l, const Answer& a, Side side) {
   for (std::int64_t head = 0; head < l.shape.n_kv_heads; ++head) {
     for (std::int64_t first = 0; first < n_encoded; first += kTileRows) {
       float* x = rows.data() + (head * l.n_tokens + first) * d;
-      codec.encode_tile(side, d, x, tile.data());
-      codec.decode_tile(side, d, tile.data(), x);
+      backend().encode_tile(codec, side, d, x, tile.data());
+      backend().decode_tile(codec, side, d, tile.data(), x);
     }
   }
   return rows;

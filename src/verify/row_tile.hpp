@@ -7,6 +7,7 @@
 #include "kvcodec/codec/code_planes.hpp"
 #include "kvcodec/codec/codec.hpp"
 #include "kvcodec/core/dtype.hpp"
+#include "src/verify/backend.hpp"
 #include "src/verify/compare.hpp"
 
 namespace kvcodec::golden {
@@ -22,9 +23,9 @@ class RowTile {
     rows.resize(size);
     tile_.resize(codec.tile_bytes(head_dim));
     values_.resize(size);
-    require(codec.encode_tile(side, head_dim, rows.data(), tile_.data()),
+    require(backend().encode_tile(codec, side, head_dim, rows.data(), tile_.data()),
             "finite input was refused");
-    codec.decode_tile(side, head_dim, tile_.data(), values_.data());
+    backend().decode_tile(codec, side, head_dim, tile_.data(), values_.data());
   }
 
   std::vector<std::uint8_t> codes(std::size_t row) const {

@@ -8,6 +8,7 @@
 #include "kvcodec/codec/codebook.hpp"
 #include "kvcodec/policy/observe.hpp"
 #include "kvcodec/policy/spindle.hpp"
+#include "src/verify/backend.hpp"
 #include "src/verify/compare.hpp"
 #include "src/verify/runners.hpp"
 
@@ -258,7 +259,7 @@ double check_tiles(const Prompt& p, const SideCase& s, const CodebookTable& tabl
                                              items.token.begin() + first + n);
     codec.clear_tile(tile.data());
     codec.put_rows(0, n, index.data() + at, magnitude.data() + at, position.data(), tile.data());
-    codec.decode_tile(s.side, p.head_dim, tile.data(), x.data());
+    backend().decode_tile(codec, s.side, p.head_dim, tile.data(), x.data());
     for (std::size_t row = 0; row < static_cast<std::size_t>(n); ++row) {
       const float* want = expected.data() + (at + row) * d;
       const double norm = static_cast<double>(magnitude[at + row]);
@@ -446,7 +447,7 @@ std::string run_spindle_tiny(const Case& c) {
   bound.put_rows(0, static_cast<int>(n), index.data(), magnitude.data(), position.data(),
                  tile.data());
   for (const Side side : {Side::key, Side::value}) {
-    bound.decode_tile(side, dim, tile.data(), decoded.data());
+    backend().decode_tile(bound, side, dim, tile.data(), decoded.data());
     compare("recon", x.size(), decoded, c.array("recon").floats(), exact);
   }
   return std::to_string(table.n_entries()) + " entries for " + std::to_string(n) + " rows, exact";

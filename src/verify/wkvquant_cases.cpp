@@ -7,6 +7,7 @@
 #include "kvcodec/attend/attend.hpp"
 #include "kvcodec/codec/affine_token.hpp"
 #include "kvcodec/codec/raw.hpp"
+#include "src/verify/backend.hpp"
 #include "src/verify/compare.hpp"
 #include "src/verify/dense_pages.hpp"
 #include "src/verify/runners.hpp"
@@ -126,9 +127,10 @@ int check_encoded(const Params& p, const Rows& rows, int head) {
   const TileLayout layout{rows.side, p.codec.bits, d};
   std::vector<std::byte> tile(p.codec.tile_bytes(d));
   std::vector<float> decoded(static_cast<std::size_t>(kTileRows * d));
-  require(p.codec.encode_tile(rows.side, d, tile_input(p, rows, head).data(), tile.data()),
-          "finite input was refused");
-  p.codec.decode_tile(rows.side, d, tile.data(), decoded.data());
+  require(
+      backend().encode_tile(p.codec, rows.side, d, tile_input(p, rows, head).data(), tile.data()),
+      "finite input was refused");
+  backend().decode_tile(p.codec, rows.side, d, tile.data(), decoded.data());
   int n_off = 0;
   for_each_spot(p, head, [&](const Spot& at) {
     const float h = to_f32(f16{get_scale(tile.data() + at.scale, at.row)});
@@ -179,7 +181,7 @@ double check_decoded(const Params& p, const Rows& rows, int head) {
     put_scale(tile.data() + at.zero, at.row, to_f16(rows.lo[at.group]).bits);
   });
   std::vector<float> decoded(static_cast<std::size_t>(kTileRows * d));
-  p.codec.decode_tile(rows.side, d, tile.data(), decoded.data());
+  backend().decode_tile(p.codec, rows.side, d, tile.data(), decoded.data());
   double worst = 0.0;
   for_each_spot(p, head, [&](const Spot& at) {
     const float y = decoded[static_cast<std::size_t>(at.row * d + at.channel)];
@@ -241,9 +243,7 @@ struct Scaled {
     AttendOptions options;
     options.sm_scale = static_cast<float>(p.sm_scale());
     std::vector<float> out(static_cast<std::size_t>(n * p.q_width()), NAN);
-    AttendWorkspace work;
-    const Status status = attend(pages.view(), queries, out.data(), nullptr, options,
-                                 work.bytes(attend_workspace_bytes(pages.view(), queries)));
+    const Status status = backend().attend(pages.view(), queries, out.data(), nullptr, options);
     require(status == Status::ok, std::string("attend: ") + kvcodec::to_string(status));
     const auto d = static_cast<std::size_t>(p.shape.head_dim);
     for (std::size_t i = 0; i < out.size(); ++i) {
@@ -296,7 +296,7 @@ std::vector<float> scores_of(const Scaled& x, const AnyCodec& codec, int head, c
                              int n_q) {
   const int d = x.p.shape.head_dim;
   std::vector<std::byte> tile(codec.tile_bytes(d));
-  codec.encode_tile(Side::key, d, tile_input(x.p, x.k, head).data(), tile.data());
+  backend().encode_tile(codec, Side::key, d, tile_input(x.p, x.k, head).data(), tile.data());
   std::vector<float> scores(static_cast<std::size_t>(n_q * kTileRows));
   codec.functions().score_tile(codec.value(), d, tile.data(), 0, q, n_q, scores.data());
   return scores;
