@@ -19,5 +19,12 @@ set(kvcodec_cuda_sources
   core/device.cu
   core/memory.cu
   core/view.cu
+  policy/compact.cu
+  policy/key_scores.cu
+  policy/lag_scores.cu
+  policy/observe.cu
+  policy/policy.cu
+  policy/select.cu
+  policy/window_scores.cu
 )
 # --------------------------------------------------------------------------------------------------
