@@ -10,6 +10,8 @@ set(kvcodec_cuda_sources
   attend/instances/table1_table4.cu
   attend/instances/table2_table2.cu
   attend/instances/table4_table4.cu
+  codec/codebook.cu
+  codec/codebook_link.cu
   codec/decode.cu
   codec/encode.cu
   codec/slice_0.cu

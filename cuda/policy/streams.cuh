@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cuda/core/row_source.cuh"
+#include "cuda/core/workspace.hpp"
 #include "kvcodec/cuda/policy.hpp"
 
 namespace kvcodec::cuda {
@@ -64,28 +65,5 @@ struct StreamShare {
 
 /// Rows that a CTA of the score kernels takes.
 inline constexpr int kScoreRows = 256;
-
-KVCODEC_HD constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) noexcept {
-  return (a + b - 1) / b;
-}
-
-/// Parts of one piece of working memory, each on 256 bytes; the first pass, without memory, counts.
-class Workspace {
- public:
-  explicit Workspace(void* base = nullptr) noexcept : base_(static_cast<std::byte*>(base)) {}
-
-  /// n values of T; null in the pass that counts.
-  template <class T>
-  T* take(std::int64_t n) noexcept {
-    const std::size_t at = bytes_;
-    bytes_ += (static_cast<std::size_t>(n) * sizeof(T) + 255) / 256 * 256;
-    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + at);
-  }
-  std::size_t bytes() const noexcept { return bytes_; }
-
- private:
-  std::byte* base_;
-  std::size_t bytes_ = 0;
-};
 
 }  // namespace kvcodec::cuda
