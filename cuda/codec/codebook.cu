@@ -29,7 +29,7 @@ __device__ void for_each_bit(std::uint64_t bits, std::int64_t first, const Use& 
 }
 
 /// degree <- summed weights of the rows linked to each. Grid: tables times kWarps listed rows.
-__global__ void __launch_bounds__(kThreads) degree_kernel(const __grid_constant__ CoverJob job) {
+__global__ void __launch_bounds__(kThreads, 1) degree_kernel(const __grid_constant__ CoverJob job) {
   const TableShare at(ceil_div(job.piece_rows, kWarps));
   if (job.full[at.table] != 0) return;
   const std::int64_t n = job.n_list[at.table];
@@ -132,7 +132,7 @@ __device__ void append_entries(const CoverJob& job, std::int64_t table, std::int
 }
 
 /// Grid: tables.
-__global__ void __launch_bounds__(kThreads) cover_kernel(const __grid_constant__ CoverJob job) {
+__global__ void __launch_bounds__(kThreads, 1) cover_kernel(const __grid_constant__ CoverJob job) {
   KVCODEC_SHARED(rounds, Rounds);
   const std::int64_t table = blockIdx.x;
   if (job.full[table] != 0 || job.n_list[table] == 0) return;

@@ -41,7 +41,7 @@ __device__ __forceinline__ std::int64_t at_most(std::int64_t n, std::int64_t mos
 }
 
 /// Grid: tables times ceil_div(piece_rows, kLeftRows).
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     normalise_rows_kernel(const __grid_constant__ CoverJob job) {
   const TableShare at(ceil_div(job.piece_rows, kLeftRows));
   const std::int64_t begin = at.share * kLeftRows;
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /// Grid: tables times ceil_div(capacity, kLeftRows).
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     normalise_entries_kernel(const __grid_constant__ CoverJob job) {
   const TableShare at(ceil_div(job.capacity, kLeftRows));
   const std::int64_t begin = at.share * kLeftRows;
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /// Grid: tables times ceil_div(piece_rows, kLeftRows) times ceil_div(capacity, kSplitEntries).
-__global__ void __launch_bounds__(kThreads) match_kernel(const __grid_constant__ CoverJob job) {
+__global__ void __launch_bounds__(kThreads, 4) match_kernel(const __grid_constant__ CoverJob job) {
   const std::int64_t n_splits = ceil_div(job.capacity, kSplitEntries);
   const TableShare at(ceil_div(job.piece_rows, kLeftRows) * n_splits);
   const std::int64_t begin = at.share / n_splits * kLeftRows;
@@ -122,7 +122,8 @@ __global__ void __launch_bounds__(kThreads) match_kernel(const __grid_constant__
 }
 
 /// index, and the rows that have none yet, in order. Grid: tables.
-__global__ void __launch_bounds__(kListThreads) list_kernel(const __grid_constant__ CoverJob job) {
+__global__ void __launch_bounds__(kListThreads, 1)
+    list_kernel(const __grid_constant__ CoverJob job) {
   const std::int64_t table = blockIdx.x;
   if (job.full[table] != 0) return;
   const std::int64_t n = job.rows_of(table);
@@ -177,7 +178,7 @@ __device__ void set_bits(const float (&dot)[4][4], float theta, std::int64_t row
 }
 
 /// Grid: tables times groups of kLeftRows rows times words of kRightRows columns.
-__global__ void __launch_bounds__(kThreads) graph_kernel(const __grid_constant__ CoverJob job) {
+__global__ void __launch_bounds__(kThreads, 4) graph_kernel(const __grid_constant__ CoverJob job) {
   KVCODEC_SHARED(bits, TileBits);
   static_assert(kRightRows == 64 && kLeftRows == 32, "words of the graph");
   const TableShare at(ceil_div(job.piece_rows, kLeftRows) * job.n_words);

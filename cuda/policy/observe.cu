@@ -91,7 +91,7 @@ struct Running {
 };
 
 /// Grid: streams times query heads of a group, times tiles of kLeftRows queries, times splits.
-__global__ void __launch_bounds__(kProductThreads)
+__global__ void __launch_bounds__(kProductThreads, 4)
     totals_kernel(const __grid_constant__ ObserveJob job) {
   const int head_dim = job.s.head_dim;
   float* queries = dynamic_shared<float>();
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kProductThreads)
 }
 
 /// Grid: streams times query heads of a group, times kProductThreads queries.
-__global__ void __launch_bounds__(kProductThreads)
+__global__ void __launch_bounds__(kProductThreads, 4)
     combine_totals_kernel(const __grid_constant__ ObserveJob job) {
   const std::int64_t n_shares = ceil_div(job.max_queries, kProductThreads);
   const StreamShare at(job.s, job.s.gqa_group * n_shares);
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kProductThreads)
 }
 
 /// Grid: streams times tiles of kRightRows judged rows.
-__global__ void __launch_bounds__(kProductThreads)
+__global__ void __launch_bounds__(kProductThreads, 4)
     weights_kernel(const __grid_constant__ ObserveJob job) {
   KVCODEC_SHARED(columns, float[kLeftRows / 4][kRightRows]);
   const int head_dim = job.s.head_dim;

@@ -162,7 +162,7 @@ __device__ void keep_segment(const Segment& segment, const double* score, KeepMa
 
 /// Grid: streams times (max_partitions + 1), the last CTA of a stream for the rows that are in none; or
 /// streams.
-__global__ void __launch_bounds__(kStreamThreads)
+__global__ void __launch_bounds__(kStreamThreads, 1)
     select_kernel(const __grid_constant__ Streams s, const __grid_constant__ SelectRule rule,
                   const double* score, KeepMask* keep) {
   const StreamShare at(s, rule.max_partitions + 1);
