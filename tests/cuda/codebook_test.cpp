@@ -225,9 +225,30 @@ TEST_F(DeviceCodebook, CopiesMatchAtTheLargestTheta) {
   EXPECT_EQ(both.n_entries(0), 150u) << "exactly full";
 }
 
+// theta is the very cosine of two rows: one more or one less in its last bit decides whether they share
+// an entry. A fused product would.
+TEST_F(DeviceCodebook, RoundingDecidesAlike) {
+  int n_shared = 0;
+  for (std::uint64_t seed = 0; seed < 24; ++seed) {
+    const std::vector<float> x = test::clustered_rows(2, 1, 200 + seed);
+    std::vector<float> unit(x.size());
+    for (std::size_t row = 0; row < 2; ++row) {
+      normalise_row(64, x.data() + 64 * row, unit.data() + 64 * row);
+    }
+    float cosine = 0.0f;
+    for (std::size_t c = 0; c < 64; ++c) cosine += unit[c] * unit[64 + c];
+    for (const float theta : {cosine, std::nextafter(cosine, 0.0f)}) {
+      BothSides both(64, theta, CodebookMatch::best, 1, 2);
+      both.cover({x}, {}, float{});
+      n_shared += both.n_entries(0) == 1 ? 1 : 0;
+    }
+  }
+  EXPECT_EQ(n_shared, 24) << "theta is not where it decides";
+}
+
 // A table without room stays as it was; its neighbours do not notice.
 TEST_F(DeviceCodebook, FullTablesAreLeftAlone) {
-  for (const std::int64_t piece : {40, 1000}) {
+  for (const std::int64_t piece : {20, 1000}) {  // full in the second piece, in the first
     BothSides both(64, 0.9f, CodebookMatch::best, 2, 60);
     both.piece_rows = piece;
     both.cover({test::gauss_rows(30, 64, 71), test::gauss_rows(20, 64, 72)}, {}, float{});

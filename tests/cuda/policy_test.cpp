@@ -203,9 +203,10 @@ void compare_keep_largest(const std::vector<double>& score, std::int64_t n_kept)
 TEST_F(DevicePolicy, KeepLargestIsTheCpus) {
   constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  const std::vector<double> odd{kNan, 1.0,        2.0,       1.0,    kNan,    2.0,     -1.0,    0.0,
-                                -0.0, -kInfinity, kInfinity, 5e-324, -5e-324, 1.7e308, -1.7e308};
-  for (std::int64_t k = -1; k <= 17; ++k) compare_keep_largest(odd, k);
+  const std::vector<double> odd{kNan,   1.0,     2.0,     1.0,     kNan,       2.0,
+                                -1.0,   -0.0,    0.0,     -0.0,    -kInfinity, kInfinity,
+                                5e-324, -5e-324, 1.7e308, -1.7e308};
+  for (std::int64_t k = -1; k <= 18; ++k) compare_keep_largest(odd, k);
   test::Random random(3);
   std::vector<double> close;  // differ in the lowest bits alone, with many ties
   std::vector<double> wide;
