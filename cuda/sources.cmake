@@ -10,6 +10,8 @@ set(kvcodec_cuda_sources
   attend/instances/table1_table4.cu
   attend/instances/table2_table2.cu
   attend/instances/table4_table4.cu
+  codec/codebook.cu
+  codec/codebook_link.cu
   codec/decode.cu
   codec/encode.cu
   codec/slice_0.cu
@@ -19,5 +21,12 @@ set(kvcodec_cuda_sources
   core/device.cu
   core/memory.cu
   core/view.cu
+  policy/compact.cu
+  policy/key_scores.cu
+  policy/lag_scores.cu
+  policy/observe.cu
+  policy/policy.cu
+  policy/select.cu
+  policy/window_scores.cu
 )
 # --------------------------------------------------------------------------------------------------

@@ -228,7 +228,7 @@ build_directly() {
   {
     for source in "${sources[@]}"; do
       case $source in
-        cuda/codec/*) job "$source" "'$nvcc' $device --fmad=false" ;;
+        cuda/codec/* | cuda/policy/*) job "$source" "'$nvcc' $device --fmad=false" ;;
         *) job "$source" "'$nvcc' $device -Xptxas -warn-spills" ;;
       esac
     done
@@ -238,7 +238,8 @@ build_directly() {
     job tests/cuda/mini_gtest/main.cpp "$cxx $common -Itests/cuda/mini_gtest"
     job bench/cuda/device_tools.cu "'$nvcc' $device"
     for source in bench/cuda/*.cpp; do job "$source" "$cxx -ffp-contract=off $common"; done
-    for source in $(find src -name '*.cpp' -not -path 'src/cli/*' -not -path 'src/verify/*' | sort); do
+    for source in src/verify/npy.cpp \
+      $(find src -name '*.cpp' -not -path 'src/cli/*' -not -path 'src/verify/*' | sort); do
       job "$source" "$cxx -ffp-contract=off $common -Isrc/cpu"
     done
   } >"$out/jobs"

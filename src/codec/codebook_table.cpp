@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 
-#include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/error.hpp"
 #include "src/codec/panel_dots.hpp"
 
@@ -69,21 +67,6 @@ void for_each_bit(const std::uint64_t* row, const std::uint64_t* mask, std::int6
 }
 
 }  // namespace
-
-float normalise_row(int dim, const float* x, float* unit) noexcept {
-  double square = 0.0;
-  for (int c = 0; c < dim; ++c) {
-    unit[c] = clamp_finite(x[c], kF32Max);
-    square += static_cast<double>(unit[c]) * static_cast<double>(unit[c]);
-  }
-  const double norm = std::sqrt(square);
-  const float magnitude = norm < static_cast<double>(kF16Max) ? static_cast<float>(norm) : kF16Max;
-  const bool none = to_f16(magnitude).bits == 0;
-  for (int c = 0; c < dim; ++c) {
-    unit[c] = none ? 0.0f : static_cast<float>(static_cast<double>(unit[c]) / norm);
-  }
-  return none ? 0.0f : magnitude;
-}
 
 CosineGraph::CosineGraph(std::int64_t n, int dim, const float* unit, float theta)
     : n_(n), words_((n + 63) / 64), bits_(static_cast<std::size_t>(n * words_)) {

@@ -22,17 +22,34 @@
 // ties, the choice among several matching entries, and what happens after the prompt open.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
 
 namespace kvcodec {
 
 /// unit [dim] <- x / |x|; returns |x|, at most kF16Max. NaN counts as 0 and infinities as +-kF32Max.
 /// If |x| rounds to 0 in f16, unit is 0 and so is the result.
-float normalise_row(int dim, const float* x, float* unit) noexcept;
+///
+/// Squares of f32 are exact in f64, so that no compiler's fused products change a bit. unit may be x.
+KVCODEC_HD inline float normalise_row(int dim, const float* x, float* unit) noexcept {
+  double square = 0.0;
+  for (int c = 0; c < dim; ++c) {
+    unit[c] = clamp_finite(x[c], kF32Max);
+    square += static_cast<double>(unit[c]) * static_cast<double>(unit[c]);
+  }
+  const double norm = sqrt(square);
+  const float magnitude = norm < static_cast<double>(kF16Max) ? static_cast<float>(norm) : kF16Max;
+  const bool none = to_f16(magnitude).bits == 0;
+  for (int c = 0; c < dim; ++c) {
+    unit[c] = none ? 0.0f : static_cast<float>(static_cast<double>(unit[c]) / norm);
+  }
+  return none ? 0.0f : magnitude;
+}
 
 /// n rows and who is linked to whom: cosine > theta, or the same row. One bit per pair.
 class CosineGraph {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -19,13 +18,15 @@ namespace kvcodec {
 /// Rows kept of `n` at a keep ratio in 0..1: the f64 product, rounded down.
 ///
 /// The published codes count like this, so 0.57 of 100 rows is 56: the product is 56.99...
-inline std::int64_t kept_count(double keep_ratio, std::int64_t n) noexcept {
+KVCODEC_HD inline std::int64_t kept_count(double keep_ratio, std::int64_t n) noexcept {
   return static_cast<std::int64_t>(keep_ratio * static_cast<double>(n));
 }
 
+inline constexpr double kSmallestScore = -std::numeric_limits<double>::infinity();
+
 /// A score as it is compared: NaN counts as the smallest.
-inline double ordered(double score) noexcept {
-  return std::isnan(score) ? -std::numeric_limits<double>::infinity() : score;
+KVCODEC_HD inline double ordered(double score) noexcept {
+  return score != score ? kSmallestScore : score;
 }
 
 /// Sets keep[i] to kKeptByAll for the n_kept rows of largest score, to 0 for the others.

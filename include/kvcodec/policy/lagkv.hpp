@@ -125,10 +125,11 @@ struct LagPartitions {
 };
 
 /// Partitions of a sequence of n_tokens, of which the first n_sink are sinks.
-constexpr LagPartitions lag_partitions(std::int64_t n_tokens, std::int64_t n_sink,
-                                       std::int64_t lag_size) noexcept {
-  const std::int64_t first = std::min(n_tokens, n_sink);
-  const std::int64_t count = std::max<std::int64_t>((n_tokens - first) / lag_size - 1, 0);
+KVCODEC_HD constexpr LagPartitions lag_partitions(std::int64_t n_tokens, std::int64_t n_sink,
+                                                  std::int64_t lag_size) noexcept {
+  const std::int64_t first = n_tokens < n_sink ? n_tokens : n_sink;
+  const std::int64_t complete = (n_tokens - first) / lag_size;
+  const std::int64_t count = complete > 1 ? complete - 1 : 0;
   return {first, count, n_tokens - first - count * lag_size};
 }
 
@@ -175,7 +176,9 @@ struct LagKv {
   std::int32_t observed_rows() const noexcept { return 0; }
 
   /// Rows that stay of each partition.
-  std::int64_t kept_per_partition() const noexcept { return kept_count(keep_ratio, lag_size); }
+  KVCODEC_HD std::int64_t kept_per_partition() const noexcept {
+    return kept_count(keep_ratio, lag_size);
+  }
 
   /// Rows that a sequence of n_tokens still has, of which the first n_sink are sinks.
   std::int64_t kept_rows(std::int64_t n_tokens, std::int64_t n_sink) const noexcept {

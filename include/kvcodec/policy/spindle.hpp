@@ -33,7 +33,8 @@
 namespace kvcodec {
 
 /// Share of the context that layer `layer` of n_layers keeps if all keep r_c on average.
-inline double spindle_ratio(double r_c, double beta, std::int32_t layer, std::int32_t n_layers) {
+KVCODEC_HD inline double spindle_ratio(double r_c, double beta, std::int32_t layer,
+                                       std::int32_t n_layers) {
   if (r_c <= beta || n_layers < 2) return r_c;
   const bool wide = r_c > (1.0 + beta) / 2.0;
   const double top = wide ? 1.0 : 2.0 * r_c - beta;
@@ -41,28 +42,33 @@ inline double spindle_ratio(double r_c, double beta, std::int32_t layer, std::in
   return top + (bottom - top) * layer / (n_layers - 1);
 }
 
+/// `count` rows of a context, or as many as there are.
+KVCODEC_HD constexpr std::int64_t of_context(std::int64_t count, std::int64_t context) noexcept {
+  return count < 0 ? 0 : count < context ? count : context;
+}
+
 /// Context rows per query head for a prompt of n_tokens whose last `window` stay anyway, so that
 /// keep_ratio of the prompt stays on average over the layers. 0 if the window alone is more.
-inline std::int64_t spindle_count(std::int64_t n_tokens, std::int32_t window, double keep_ratio,
-                                  double beta, std::int32_t layer, std::int32_t n_layers) {
+KVCODEC_HD inline std::int64_t spindle_count(std::int64_t n_tokens, std::int32_t window,
+                                             double keep_ratio, double beta, std::int32_t layer,
+                                             std::int32_t n_layers) {
   const std::int64_t context = n_tokens - window;
   if (context <= 0) return 0;
-  const double r_c =
-      (keep_ratio * static_cast<double>(n_tokens) - window) / static_cast<double>(context);
-  const double ratio = spindle_ratio(std::clamp(r_c, 0.0, 1.0), beta, layer, n_layers);
+  double r_c = (keep_ratio * static_cast<double>(n_tokens) - window) / static_cast<double>(context);
+  r_c = r_c < 0.0 ? 0.0 : r_c > 1.0 ? 1.0 : r_c;
+  const double ratio = spindle_ratio(r_c, beta, layer, n_layers);
   // Ratios are decimal fractions: a product this close below an integer is that integer.
-  const auto count =
-      static_cast<std::int64_t>(std::floor(ratio * static_cast<double>(context) + 1e-9));
-  return std::clamp<std::int64_t>(count, 0, context);
+  return of_context(static_cast<std::int64_t>(ratio * static_cast<double>(context) + 1e-9),
+                    context);
 }
 
 /// PyramidKV's rows per query head in one layer, for `capacity` rows on average, window included:
 /// linear from 2 cap - cap / 20 down to cap / 20 with cap = capacity - window and integer division,
 /// the first limited to the context and the last raised to match.
-inline std::int64_t pyramidkv_layer_count(std::int64_t n_tokens, std::int32_t window,
-                                          std::int64_t capacity, std::int32_t layer,
-                                          std::int32_t n_layers) {
-  const std::int64_t context = std::max<std::int64_t>(n_tokens - window, 0);
+KVCODEC_HD constexpr std::int64_t pyramidkv_layer_count(std::int64_t n_tokens, std::int32_t window,
+                                                        std::int64_t capacity, std::int32_t layer,
+                                                        std::int32_t n_layers) noexcept {
+  const std::int64_t context = n_tokens > window ? n_tokens - window : 0;
   const std::int64_t cap = capacity - window;
   std::int64_t least = cap / 20;
   std::int64_t most = 2 * cap - least;
@@ -70,18 +76,20 @@ inline std::int64_t pyramidkv_layer_count(std::int64_t n_tokens, std::int32_t wi
     most = context;
     least = 2 * cap - most;
   }
-  if (n_layers < 2) return std::min(cap, context);
-  return std::clamp<std::int64_t>(most - layer * ((most - least) / (n_layers - 1)), 0, context);
+  if (n_layers < 2) return cap < context ? cap : context;
+  return of_context(most - layer * ((most - least) / (n_layers - 1)), context);
 }
 
 /// What PyramidKV keeps in one layer: everything of a prompt below `capacity`, capacity - window
 /// rows in every layer below 2 (capacity - window), pyramidkv_layer_count() from there on.
-inline std::int64_t pyramidkv_count(std::int64_t n_tokens, std::int32_t window,
-                                    std::int64_t capacity, std::int32_t layer,
-                                    std::int32_t n_layers) {
-  const std::int64_t context = std::max<std::int64_t>(n_tokens - window, 0);
+KVCODEC_HD constexpr std::int64_t pyramidkv_count(std::int64_t n_tokens, std::int32_t window,
+                                                  std::int64_t capacity, std::int32_t layer,
+                                                  std::int32_t n_layers) noexcept {
+  const std::int64_t context = n_tokens > window ? n_tokens - window : 0;
   if (n_tokens < capacity) return context;
-  if (n_tokens < 2 * (capacity - window)) return std::min(capacity - window, context);
+  if (n_tokens < 2 * (capacity - window)) {
+    return capacity - window < context ? capacity - window : context;
+  }
   return pyramidkv_layer_count(n_tokens, window, capacity, layer, n_layers);
 }
 
@@ -132,7 +140,8 @@ struct SpindlePyramid {
   std::int32_t observed_rows() const { return window; }
 
   /// Context rows per query head in one layer for a prompt of n_tokens, sinks not counted.
-  std::int64_t count(std::int64_t n_tokens, std::int32_t layer, std::int32_t n_layers) const {
+  KVCODEC_HD std::int64_t count(std::int64_t n_tokens, std::int32_t layer,
+                                std::int32_t n_layers) const {
     if (capacity > 0) return pyramidkv_count(n_tokens, window, capacity, layer, n_layers);
     return spindle_count(n_tokens, window, keep_ratio, beta, layer, n_layers);
   }
