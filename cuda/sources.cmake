@@ -2,6 +2,7 @@
 # nvcc compiles them for kvcodec::cuda, the host compiler for the emulator (tests/simt/).
 set(kvcodec_cuda_sources
   attend/attend.cu
+  attend/general/formatted.cu
   attend/general/general.cu
   attend/general/slice_0.cu
   attend/general/slice_1.cu

@@ -64,6 +64,19 @@ TEST_P(AttendAny, IsTheReference) {
   expect_general(cached.view, cached.queries({1}), test::default_options(c.shape.head_dim), c.plan);
 }
 
+// The same where the view lists a codec per sequence and head, as it does for codecs with tables of their
+// own: whatever a TileFormat says of the first is then not asked.
+TEST_P(AttendAny, IsTheReferenceWithCodecsPerHead) {
+  const Case& c = GetParam();
+  Cached cached(c.plan, c.shape, {c.n_rows});
+  const auto n = static_cast<std::size_t>(c.shape.n_kv_heads);
+  const std::vector<AnyCodec> k_codecs(n, cached.view.k_codec);
+  const std::vector<AnyCodec> v_codecs(n, cached.view.v_codec);
+  cached.view.k_codecs = k_codecs.data();
+  cached.view.v_codecs = v_codecs.data();
+  expect_general(cached.view, cached.queries({1}), test::default_options(c.shape.head_dim), c.plan);
+}
+
 INSTANTIATE_TEST_SUITE_P(Codecs, AttendAny, ::testing::ValuesIn(codec_cases()), name_of);
 
 // Pairs without a fused kernel, head sizes of no kernel's, the widest tiles, outliers that the first
@@ -82,6 +95,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"k=nqkv:g256,v=bf16", {8, 4, 64}}, Case{"k=kivi,v=nqkv:g256", {4, 2, 128}},
         Case{"k=nqkv:g256,v=int8,page=256", {8, 8, 64}, 330},
         Case{"k=mean:n64+kivi,v=mean:n64+mxfp4,page=256,recent=8", {4, 2, 64}, 330},
+        Case{"k=lm:b1,v=rabitq:b1", {4, 1, 80}}, Case{"k=rabitq:b1,v=lm:b1", {4, 2, 112}},
+        Case{"k=wkv:b4:g32,v=kivi:b4:g64", {4, 1, 96}}, Case{"kv=wkv:b3:g64", {16, 1, 128}},
         Case{"kv=mxfp4,recent=0", {4, 1, 64}, 64}, Case{"kv=mxfp4,recent=32", {4, 1, 64}, 3}),
     name_of);
 
@@ -245,8 +260,8 @@ TEST_F(AttendAnyOptions, PathsAreSaid) {
                                parts));
   };
   EXPECT_EQ(cuda::attend_path(view_of(FormattedUserCodec{}, Int8Token{})), AttendPath::fused);
+  EXPECT_EQ(cuda::attend_path(view_of(FormattedUserCodec{}, Kivi{})), AttendPath::general);
   refused(UserCodec{}, Int8Token{}, {"attend on the device: codec mine for k", "built-in", "int8"});
-  refused(FormattedUserCodec{}, Kivi{}, {"codec formatted for k", "fused"});
   refused(Kivi{}, UserCodec{}, {"attend on the device: codec mine for v", "built-in"});
   refused(Kivi{}, make_codec("qjl"), {"codec qjl", "for v", "keys only"});
   refused({}, Int8Token{}, {"no codecs"});

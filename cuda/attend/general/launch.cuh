@@ -1,4 +1,4 @@
-// From the codecs of a view to launches of their kernels, slice by slice (slices.hpp).
+// Launches of the general path's kernels.
 #pragma once
 
 #include "cuda/attend/general/launchers.hpp"
@@ -9,7 +9,7 @@
 
 namespace kvcodec::cuda {
 
-/// Grid of one wave.
+/// Geometry of a launch over a wave.
 inline LaunchShape wave_shape(const GeneralParams& g, std::size_t shared_bytes,
                               cudaStream_t stream) {
   const AttendParams& p = g.p;
@@ -24,14 +24,24 @@ inline LaunchShape wave_shape(const GeneralParams& g, std::size_t shared_bytes,
   return shape;
 }
 
+template <class Tiles>
+cudaError_t launch_scores(const GeneralParams& g, const Tiles& tiles, cudaStream_t stream) {
+  const LaunchShape shape = wave_shape(g, KeysOf<Tiles>::shared_bytes(g.p, tiles), stream);
+  return launch(score_kernel<Tiles>, shape, GeneralJob<Tiles>{g, tiles});
+}
+
+template <class Tiles>
+cudaError_t launch_sums(const GeneralParams& g, const Tiles& tiles, cudaStream_t stream) {
+  const LaunchShape shape = wave_shape(g, plan_sums(g.p, tiles).shared_bytes(), stream);
+  return launch(sum_kernel<Tiles>, shape, GeneralJob<Tiles>{g, tiles});
+}
+
 template <int kSlice>
 cudaError_t launch_scores_slice(const GeneralParams& g, cudaStream_t stream) {
   cudaError_t status = cudaErrorNotSupported;
   for_each_of_slice<kSlice>(CacheCodecs{}, [&]<class C>() {
-    if (const C* codec = g.p.view.k_codec.as<C>()) {
-      const LaunchShape shape = wave_shape(g, KeysOf<C>::shared_bytes(g.p, *codec), stream);
-      status = launch(score_kernel<C>, shape, GeneralJob<C>{g, *codec});
-    }
+    const C* codec = g.p.view.k_codec.as<C>();
+    if (codec != nullptr) status = launch_scores(g, CodecTiles<C>{*codec}, stream);
   });
   return status;
 }
@@ -41,10 +51,8 @@ cudaError_t launch_sums_slice(const GeneralParams& g, cudaStream_t stream) {
   cudaError_t status = cudaErrorNotSupported;
   for_each_of_slice<kSlice>(CacheCodecs{}, [&]<class C>() {
     if constexpr (!is_key_only<C>()) {
-      if (const C* codec = g.p.view.v_codec.as<C>()) {
-        const LaunchShape shape = wave_shape(g, plan_sums(g.p, *codec).shared_bytes(), stream);
-        status = launch(sum_kernel<C>, shape, GeneralJob<C>{g, *codec});
-      }
+      const C* codec = g.p.view.v_codec.as<C>();
+      if (codec != nullptr) status = launch_sums(g, CodecTiles<C>{*codec}, stream);
     }
   });
   return status;

@@ -1,8 +1,10 @@
 // What the launches of the general path are given, and where logits stand between them.
 //
 // The general path takes two launches over a wave of splits: scores.cuh writes the logits of every
-// (query row, encoded row), sums.cuh makes states of them. So there is a kernel per codec and side, not
-// one per pair. A wave has as many splits as its memory holds.
+// (query row, encoded row), sums.cuh makes states of them. So there is a kernel per kind of tile and side,
+// not one per pair: FormatTiles for all tiles that a TileFormat describes, CodecTiles<C> for the others
+// and for codecs with tables per sequence and head (tiles.cuh). A wave has as many splits as its memory
+// holds.
 #pragma once
 
 #include "cuda/attend/params.hpp"
@@ -26,10 +28,10 @@ struct GeneralParams {
   }
 };
 
-template <Codec C>
+template <class Tiles>
 struct GeneralJob {
   GeneralParams g;
-  C codec;  ///< of the launch's side
+  Tiles tiles;  ///< of the launch's side
 };
 
 /// The encoded rows of a split of a unit's stream; a stream has fewer than 2^31.

@@ -5,8 +5,8 @@
 #pragma once
 
 #include "cuda/attend/general/params.hpp"
+#include "cuda/attend/general/tiles.cuh"
 #include "cuda/attend/general/unit_queries.cuh"
-#include "cuda/codec/tile_memory.cuh"
 #include "kvcodec/codec/qjl.hpp"
 
 namespace kvcodec::cuda {
@@ -37,22 +37,24 @@ class QjlKeys {
  public:
   static constexpr int kSketchRows = 4;
 
-  KVCODEC_HD static std::size_t shared_bytes(const AttendParams& p, const Qjl& codec) noexcept {
-    return tile_offset(p, codec) + codec.tile_bytes(p.view.shape.head_dim);
+  using Tiles = CodecTiles<Qjl>;
+
+  KVCODEC_HD static std::size_t shared_bytes(const AttendParams& p, const Tiles& tiles) noexcept {
+    return tile_offset(p, tiles.codec) + tiles.codec.tile_bytes(p.view.shape.head_dim);
   }
 
-  __device__ QjlKeys(const GeneralParams& g, const Unit& u, const Qjl& codec,
+  __device__ QjlKeys(const GeneralParams& g, const Unit& u, const Tiles& tiles,
                      const QueryTable& queries)
-      : codec_(codec), g_(g), u_(u), queries_(queries), q_(unit_queries()) {
+      : codec_(tiles.codec), g_(g), u_(u), queries_(queries), q_(unit_queries()) {
     load_unit_queries(g.p, u, queries, q_);
     std::byte* memory = dynamic_shared<std::byte>();
     sketch_ = reinterpret_cast<float*>(memory + queries_end(g.p));
-    outlier_sketch_ = sketch_ + kSketchRows * codec.sketch_dim;
-    tile_ = memory + tile_offset(g.p, codec);
+    outlier_sketch_ = sketch_ + kSketchRows * codec_.sketch_dim;
+    tile_ = memory + tile_offset(g.p, codec_);
   }
 
   template <class F>
-  __device__ void score(const std::byte* tile, int, const F& emit) {
+  __device__ void score(const std::byte* tile, int, const F& emit) const {
     copy_by_cta(tile_, tile, codec_.tile_bytes(g_.p.view.shape.head_dim));
     const int set_rows = codec_.set_rows();
     const int thread = static_cast<int>(threadIdx.x);
@@ -77,7 +79,7 @@ class QjlKeys {
   }
 
   /// Sketches of query rows first .. first + n - 1 for rows with these outliers.
-  __device__ void fill_sketches(int first, int n, const std::byte* channels) {
+  __device__ void fill_sketches(int first, int n, const std::byte* channels) const {
     const int m = codec_.sketch_dim;
     const int n_outlier_signs = codec_.outlier_signs().head_dim;
     const int n_channels = codec_.sketches_outliers() ? codec_.outlier_channels : 0;

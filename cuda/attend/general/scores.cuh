@@ -1,52 +1,43 @@
-// Logits of encoded rows, for keys of any codec: one CTA per unit and split. A tile is decoded into
-// shared memory, one thread to a part; then a thread has one of its rows and every other query row.
+// Logits of encoded rows: one CTA per unit and split. A tile is decoded into shared memory; then a thread
+// has one of its rows and every other query row.
 #pragma once
 
-#include <type_traits>
-
-#include "cuda/attend/codec_of.cuh"
 #include "cuda/attend/general/params.hpp"
 #include "cuda/attend/general/qjl_keys.cuh"
+#include "cuda/attend/general/tiles.cuh"
 #include "cuda/attend/softmax.cuh"
-#include "cuda/codec/decode.cuh"
 
 namespace kvcodec::cuda {
 
-static_assert(kTileThreads == kAttendThreads && kAttendThreads == 2 * kTileRows);
-
 /// Keys that are decoded, then multiplied.
-template <Codec C>
+template <class Tiles>
 class DecodedKeys {
  public:
-  KVCODEC_HD static std::size_t shared_bytes(const AttendParams& p, const C& codec) noexcept {
-    return plan(p, codec).shared_bytes();
+  KVCODEC_HD static std::size_t shared_bytes(const AttendParams& p, const Tiles& tiles) noexcept {
+    return plan(p, tiles).shared_bytes();
   }
 
   /// Fills the queries; a barrier must follow.
-  __device__ DecodedKeys(const GeneralParams& g, const Unit& u, const C& codec,
+  __device__ DecodedKeys(const GeneralParams& g, const Unit& u, const Tiles& tiles,
                          const QueryTable& queries)
-      : codec_(codec),
-        memory_(plan(g.p, codec)),
+      : tiles_(tiles),
+        memory_(plan(g.p, tiles)),
         q_(unit_queries()),
         head_dim_(g.p.view.shape.head_dim),
         n_q_(u.n_rows) {
     load_unit_queries(g.p, u, queries, q_);
+    tiles_.start(memory_);
   }
 
   /// emit(query row, row of the tile, score) for all query rows and rows of head `head` of a tile.
   /// All threads together, after a barrier.
   template <class F>
-  __device__ void score(const std::byte* tile, int head, const F& emit) {
-    if (memory_.tile_fits) {
-      copy_by_cta(memory_.tile(dynamic_shared<std::byte>()), tile, memory_.tile_bytes);
-      __syncthreads();
-    }
-    float* x = memory_.values();
-    decode_by_cta(codec_, Side::key, head_dim_, memory_.tile(tile), x, memory_.row_stride);
+  __device__ void score(const std::byte* tile, int head, const F& emit) const {
+    tiles_.template decode<Side::key>(memory_, head_dim_, tile, head);
     __syncthreads();
     const int row = static_cast<int>(threadIdx.x) % kTileRows;
     const int first = static_cast<int>(threadIdx.x) / kTileRows;
-    const float* key = x + row * memory_.row_stride + head * head_dim_;
+    const float* key = memory_.values() + row * memory_.row_stride + tiles_.column(head, head_dim_);
     float sum[kUnitRows / 2] = {};
     for (int c = 0; c < head_dim_; c += 4) {
       const float k[4] = {key[c], key[c + 1], key[c + 2], key[c + 3]};
@@ -68,19 +59,28 @@ class DecodedKeys {
   }
 
  private:
-  KVCODEC_HD static TileMemory plan(const AttendParams& p, const C& codec) noexcept {
-    return plan_tile(codec, p.view.shape.head_dim, queries_end(p));
+  KVCODEC_HD static TileMemory plan(const AttendParams& p, const Tiles& tiles) noexcept {
+    return tiles.plan(p.view.shape.head_dim, queries_end(p));
   }
 
-  const C& codec_;
+  const Tiles& tiles_;
   TileMemory memory_;
   float* q_;  ///< [n_q_, head_dim_]
   int head_dim_;
   int n_q_;
 };
 
-template <Codec C>
-using KeysOf = std::conditional_t<std::is_same_v<C, Qjl>, QjlKeys, DecodedKeys<C>>;
+/// What makes scores of keys in such tiles.
+template <class Tiles>
+struct KeysFor {
+  using Type = DecodedKeys<Tiles>;
+};
+template <>
+struct KeysFor<CodecTiles<Qjl>> {
+  using Type = QjlKeys;
+};
+template <class Tiles>
+using KeysOf = typename KeysFor<Tiles>::Type;
 
 /// Whether a thread's row of a tile is seen by any of its query rows.
 __device__ inline bool sees_any(const AttendParams& p, const Unit& u, const TileRowsInfo& rows,
@@ -94,9 +94,9 @@ __device__ inline bool sees_any(const AttendParams& p, const Unit& u, const Tile
 }
 
 /// Grid: x splits of the wave, y KV heads times units, z sequences.
-template <Codec C>
+template <class Tiles>
 __global__ void __launch_bounds__(kAttendThreads)
-    score_kernel(const __grid_constant__ GeneralJob<C> job) {
+    score_kernel(const __grid_constant__ GeneralJob<Tiles> job) {
   const GeneralParams& g = job.g;
   const AttendParams& p = g.p;
   const auto split = static_cast<std::int32_t>(blockIdx.x);
@@ -110,8 +110,8 @@ __global__ void __launch_bounds__(kAttendThreads)
   auto& queries = *dynamic_shared<QueryTable>();
   fill_query_table(p, u, queries);
   __syncthreads();
-  const C codec = codec_of(p, p.view.k_codecs, u, job.codec);
-  KeysOf<C> keys(g, u, codec, queries);
+  const auto& tiles = job.tiles.of(p, p.view.k_codecs, u);
+  const KeysOf<Tiles> keys(g, u, tiles, queries);
   const std::int32_t stream_pos = p.view.first_pos == nullptr ? 0 : p.view.first_pos[rows.stream];
   const PageFormat& format = p.view.format;
   float* logits = g.tile_logits(u, split, 0);

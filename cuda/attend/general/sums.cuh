@@ -1,19 +1,18 @@
-// States of splits from their logits, for values of any codec: one CTA per unit and split. A tile is
-// decoded into shared memory while its logits become weights; then a thread sums up a channel.
+// States of splits from their logits: one CTA per unit and split. A tile is decoded into shared memory
+// and its logits become weights; then a thread sums up a channel.
 #pragma once
 
-#include "cuda/attend/codec_of.cuh"
 #include "cuda/attend/general/params.hpp"
+#include "cuda/attend/general/tiles.cuh"
 #include "cuda/attend/piece.cuh"
-#include "cuda/codec/decode.cuh"
 
 namespace kvcodec::cuda {
 
-static_assert(kPieceRows == kTileRows && kTileThreads == kAttendThreads);
+static_assert(kPieceRows == kTileRows);
 
-template <Codec C>
-KVCODEC_HD TileMemory plan_sums(const AttendParams& p, const C& codec) noexcept {
-  return plan_tile(codec, p.view.shape.head_dim, (sizeof(PieceSoftmax) + 15) / 16 * 16);
+template <class Tiles>
+KVCODEC_HD TileMemory plan_sums(const AttendParams& p, const Tiles& tiles) noexcept {
+  return tiles.plan(p.view.shape.head_dim, (sizeof(PieceSoftmax) + 15) / 16 * 16);
 }
 
 /// Weights <- the logits of a tile; whether any query row sees any row. All threads together; a barrier.
@@ -28,9 +27,9 @@ __device__ inline bool load_logits(const float* logits, int n_q, PieceSoftmax& s
 }
 
 /// Grid: x splits of the wave, y KV heads times units, z sequences.
-template <Codec C>
+template <class Tiles>
 __global__ void __launch_bounds__(kAttendThreads)
-    sum_kernel(const __grid_constant__ GeneralJob<C> job) {
+    sum_kernel(const __grid_constant__ GeneralJob<Tiles> job) {
   const GeneralParams& g = job.g;
   const AttendParams& p = g.p;
   const auto split = static_cast<std::int32_t>(blockIdx.x);
@@ -42,11 +41,12 @@ __global__ void __launch_bounds__(kAttendThreads)
   if (rows.begin >= rows.end) return;
 
   const int head_dim = p.view.shape.head_dim;
-  const C codec = codec_of(p, p.view.v_codecs, u, job.codec);
-  const TileMemory memory = plan_sums(p, codec);
+  const auto& tiles = job.tiles.of(p, p.view.v_codecs, u);
+  const TileMemory memory = plan_sums(p, tiles);
   const PageFormat& format = p.view.format;
   auto& softmax = *dynamic_shared<PieceSoftmax>();
   softmax.start();
+  tiles.start(memory);
   ChannelSums<0> sums(head_dim, u.n_rows);
   const float* logits = g.tile_logits(u, split, 0);
   for (std::int32_t at = rows.begin; at < rows.end; at += kTileRows) {
@@ -56,15 +56,10 @@ __global__ void __launch_bounds__(kAttendThreads)
     if (!seen) continue;
     const auto tile = format.v_tile(p.view.page_data(p.view.page_of(rows.stream, at)),
                                     at % format.page_size / kTileRows, head % format.span);
-    if (memory.tile_fits) {
-      copy_by_cta(memory.tile(dynamic_shared<std::byte>()), tile.tile, memory.tile_bytes);
-      __syncthreads();
-    }
-    decode_by_cta(codec, Side::value, head_dim, memory.tile(tile.tile), memory.values(),
-                  memory.row_stride);
+    tiles.template decode<Side::value>(memory, head_dim, tile.tile, tile.head);
     soften_piece(u.n_rows, softmax);
     __syncthreads();
-    const float* values = memory.values() + tile.head * head_dim;
+    const float* values = memory.values() + tiles.column(tile.head, head_dim);
     sums.add(softmax, [&](int row, int c) { return values[row * memory.row_stride + c]; });
   }
   __syncthreads();
