@@ -96,7 +96,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"k=nqkv:g256,v=int8,page=256", {8, 8, 64}, 330},
         Case{"k=mean:n64+kivi,v=mean:n64+mxfp4,page=256,recent=8", {4, 2, 64}, 330},
         Case{"k=lm:b1,v=rabitq:b1", {4, 1, 80}}, Case{"k=rabitq:b1,v=lm:b1", {4, 2, 112}},
-        Case{"k=wkv:b4:g32,v=kivi:b4:g64", {4, 1, 96}}, Case{"kv=wkv:b3:g64", {16, 1, 128}},
+        Case{"k=wkv:b4:g32,v=kivi:b4:g64", {4, 1, 112}}, Case{"kv=wkv:b3:g64", {16, 1, 128}},
         Case{"kv=mxfp4,recent=0", {4, 1, 64}, 64}, Case{"kv=mxfp4,recent=32", {4, 1, 64}, 3}),
     name_of);
 
