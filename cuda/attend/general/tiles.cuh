@@ -121,6 +121,17 @@ struct FormatTiles {
 
   static constexpr std::size_t kLevelBytes = sizeof(float) * 16;
 
+  /// Tiles of `tile_bytes` for `span` heads.
+  static FormatTiles make(const TileFormat& format, Side side, int head_dim, int span,
+                          std::size_t tile_bytes) noexcept {
+    FormatTiles t;
+    t.format = format;
+    t.plane_bytes =
+        static_cast<std::uint32_t>(TileLayout{side, format.bits, head_dim}.plane_bytes());
+    t.params_offset = static_cast<std::uint32_t>(span) * t.plane_bytes;
+    t.params_bytes = static_cast<std::uint32_t>(tile_bytes) - t.params_offset;
+    return t;
+  }
   KVCODEC_HD TileMemory plan(int head_dim, std::size_t before) const noexcept {
     TileMemory m{};
     m.values_offset = before + kLevelBytes;
