@@ -2,6 +2,12 @@
 # nvcc compiles them for kvcodec::cuda, the host compiler for the emulator (tests/simt/).
 set(kvcodec_cuda_sources
   attend/attend.cu
+  attend/general/formatted.cu
+  attend/general/general.cu
+  attend/general/slice_0.cu
+  attend/general/slice_1.cu
+  attend/general/slice_2.cu
+  attend/general/slice_3.cu
   attend/instances/byte_byte.cu
   attend/instances/byte_table4.cu
   attend/instances/e4m3_e4m3.cu

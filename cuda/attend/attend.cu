@@ -5,8 +5,10 @@
 #include <optional>
 
 #include "cuda/attend/combine.cuh"
+#include "cuda/attend/general/general.hpp"
 #include "cuda/attend/launchers.hpp"
 #include "cuda/attend/sketch.cuh"
+#include "cuda/codec/arguments.hpp"
 #include "cuda/core/check.hpp"
 #include "src/attend/options.hpp"
 
@@ -68,61 +70,59 @@ int codes_per_unit(CodeKind kind) {
                                     : 16;
 }
 
-/// Formats and launcher of a view, or why there is none.
+/// How a view is served, or why it is not.
 struct Choice {
+  AttendPath path = AttendPath::none;
   TileFormat k;
   TileFormat v;
-  Launcher launch = nullptr;
+  Launcher launch = nullptr;  ///< of the fused path
   std::string why;
 };
 
-Choice choose(const KvView& view) {
-  Choice c;
+/// Formats and launcher of the fused path; false if it has none for the view.
+bool choose_fused(const KvView& view, Choice& c) {
   const int head_dim = view.shape.head_dim;
-  const auto refuse = [&](std::string why) {
-    c.why = "attend on the device: " + std::move(why);
-    return c;
-  };
-  if (!view.k_codec || !view.v_codec) return refuse("the view has no codecs");
-  if (view.k_codecs != nullptr || view.v_codecs != nullptr) {
-    return refuse("codecs with tables per sequence and head");
-  }
+  if (view.k_codecs != nullptr || view.v_codecs != nullptr) return false;
   const auto describe = [&](const AnyCodec& codec, Side side, TileFormat& f) {
     return codec.tile_format(side, head_dim, f) && kind_of(f).has_value();
   };
-  if (!describe(view.k_codec, Side::key, c.k)) {
-    return refuse("codec " + view.k_codec.name() + " for k has no kernel");
-  }
-  if (!describe(view.v_codec, Side::value, c.v)) {
-    return refuse("codec " + view.v_codec.name() + " for v has no kernel");
+  if (!describe(view.k_codec, Side::key, c.k) || !describe(view.v_codec, Side::value, c.v)) {
+    return false;
   }
   const CodeKind k_kind = *kind_of(c.k);
   const CodeKind v_kind = *kind_of(c.v);
   if (c.k.group > 0 && c.k.group < c.k.width && c.k.group % codes_per_unit(k_kind) != 0) {
-    return refuse("codec " + view.k_codec.name() + " for k: groups of " +
-                  std::to_string(c.k.group) + " codes of " + std::to_string(c.k.bits) +
-                  " bits have no kernel");
+    return false;
   }
-  if (c.k.has_zeros() && (c.k.width + c.k.group - 1) / c.k.group > kMaxZeroGroups) {
-    return refuse("codec " + view.k_codec.name() + " for k: too many groups per row");
-  }
-  if (c.v.group > 0 && c.v.group < head_dim && c.v.group % 32 != 0) {
-    return refuse("codec " + view.v_codec.name() + " for v: groups of " +
-                  std::to_string(c.v.group) + " channels have no kernel");
-  }
-  if (c.k.width != head_dim && view.k_codec.as<Qjl>() == nullptr) {
-    return refuse("codec " + view.k_codec.name() + " for k prepares queries in a way of its own");
+  if (c.k.has_zeros() && (c.k.width + c.k.group - 1) / c.k.group > kMaxZeroGroups) return false;
+  if (c.v.group > 0 && c.v.group < head_dim && c.v.group % 32 != 0) return false;
+  if (view.k_codec.query_width(head_dim) != head_dim && view.k_codec.as<Qjl>() == nullptr) {
+    return false;
   }
   c.launch = launcher_for(k_kind, v_kind);
   AttendParams p{};
   p.view = view;
   p.k = c.k;
   p.v = c.v;
-  if (c.launch == nullptr || c.launch(p, true, nullptr) != cudaSuccess) {
-    c.launch = nullptr;
-    return refuse("codecs " + view.k_codec.name() + " for k and " + view.v_codec.name() +
-                  " for v at head_dim = " + std::to_string(head_dim) + " have no kernel");
+  return c.launch != nullptr && c.launch(p, true, nullptr) == cudaSuccess;
+}
+
+Choice choose(const KvView& view) {
+  Choice c;
+  if (!view.k_codec || !view.v_codec) {
+    c.why = "attend on the device: the view has no codecs";
+    return c;
   }
+  if (choose_fused(view, c)) {
+    c.path = AttendPath::fused;
+    return c;
+  }
+  c.launch = nullptr;
+  c.k = general_format(view.shape.head_dim);
+  c.v = c.k;
+  const std::string why = why_not_general(view);
+  if (why.empty()) c.path = AttendPath::general;
+  else c.why = "attend on the device: " + why;
   return c;
 }
 
@@ -147,20 +147,24 @@ void check_limits(const AttendLimits& limits) {
   }
 }
 
-/// Geometry of a launch for formats k and v.
-AttendParams plan(const KvView& view, const TileFormat& k, const TileFormat& v,
-                  const AttendLimits& limits) {
+/// Formats and geometry of a call.
+AttendParams plan(const KvView& view, const Choice& choice, const AttendLimits& limits) {
   check_limits(limits);
   AttendParams p{};
   p.view = view;
+  p.k = choice.k;
+  p.v = choice.v;
   p.split_rows = limits.split_rows > 0 ? limits.split_rows : kDefaultSplitRows;
   p.n_page_splits =
       static_cast<std::int32_t>((limits.max_encoded_rows + p.split_rows - 1) / p.split_rows);
   p.n_raw_splits =
       static_cast<std::int32_t>((limits.max_raw_rows + kRawSplitRows - 1) / kRawSplitRows);
-  // Kernels for more than 8 query rows exist for the usual head sizes and without zeros (launch.cuh).
+  // Fused kernels for more than 8 query rows exist for the usual head sizes and without zeros
+  // (launch.cuh).
   const bool usual = view.shape.head_dim == 64 || view.shape.head_dim == 128;
-  const int most = usual && !k.has_zeros() && !v.has_zeros() ? kUnitRows : kUnitRows / 2;
+  const bool wide =
+      choice.path == AttendPath::general || (usual && !p.k.has_zeros() && !p.v.has_zeros());
+  const int most = wide ? kUnitRows : kUnitRows / 2;
   const std::int64_t rows = std::int64_t{limits.max_tokens_per_seq} * view.shape.gqa_group();
   p.unit_rows = static_cast<std::int32_t>(std::min<std::int64_t>(rows, most));
   p.n_units = static_cast<std::int32_t>((rows + p.unit_rows - 1) / p.unit_rows);
@@ -173,13 +177,26 @@ std::size_t state_bytes(const AttendParams& p) {
                                   256);
 }
 
-/// Bytes of the sketches of all query rows, behind the states.
-std::size_t sketch_bytes(const AttendParams& p, const TileFormat& k) {
-  if (k.width == p.view.shape.head_dim) return 0;
+/// Bytes of the sketches of all query rows, for QJL keys.
+std::size_t sketch_bytes(const AttendParams& p) {
+  const Qjl* qjl = p.view.k_codec.as<Qjl>();
+  if (qjl == nullptr) return 0;
   const std::int64_t n_rows =
       std::int64_t{p.view.n_seq} * p.view.shape.n_kv_heads * p.n_units * p.unit_rows;
-  return static_cast<std::size_t>((n_rows * k.width * 4 + 255) / 256 * 256);
+  return static_cast<std::size_t>((n_rows * qjl->sketch_dim * 4 + 255) / 256 * 256);
 }
+
+/// The parts of the workspace: states, sketches, logits.
+struct Workspace {
+  Workspace(const AttendParams& p, const Choice& choice, const AttendLimits& limits)
+      : sketch(state_bytes(p)),
+        logits(sketch + sketch_bytes(p)),
+        bytes(logits + (choice.path == AttendPath::general ? logits_bytes(p, limits) : 0)) {}
+
+  std::size_t sketch;  ///< where the part begins
+  std::size_t logits;
+  std::size_t bytes;
+};
 
 void check_shape(const KvView& view) {
   kvcodec::check(view.shape);
@@ -203,18 +220,25 @@ void check_arguments(const KvView& view, const DeviceQueries& queries, const Dev
   if ((queries.k_new == nullptr) != (queries.v_new == nullptr)) {
     refuse("k_new, v_new", "one of them null", "both or none");
   }
+  if (view.k_codecs == nullptr) {
+    require_tables("attend on the device", view.k_codec, view.shape.head_dim);
+  }
+  if (view.v_codecs == nullptr) {
+    require_tables("attend on the device", view.v_codec, view.shape.head_dim);
+  }
 }
 
 }  // namespace
+
+AttendPath attend_path(const KvView& view) { return choose(view).path; }
 
 std::string why_unsupported(const KvView& view) { return choose(view).why; }
 
 std::size_t attend_workspace_bytes(const KvView& view, const AttendLimits& limits) {
   check_shape(view);
   const Choice choice = choose(view);
-  if (choice.launch == nullptr) throw unsupported(choice.why);
-  const AttendParams p = plan(view, choice.k, choice.v, limits);
-  return state_bytes(p) + sketch_bytes(p, choice.k);
+  if (choice.path == AttendPath::none) throw unsupported(choice.why);
+  return Workspace(plan(view, choice, limits), choice, limits).bytes;
 }
 
 void attend(const KvView& view, const DeviceQueries& queries, const DeviceOutput& output,
@@ -222,20 +246,18 @@ void attend(const KvView& view, const DeviceQueries& queries, const DeviceOutput
             std::size_t workspace_bytes, Stream stream) {
   check_shape(view);
   const Choice choice = choose(view);
-  if (choice.launch == nullptr) throw unsupported(choice.why);
+  if (choice.path == AttendPath::none) throw unsupported(choice.why);
   if (view.n_seq == 0) return;
   check_arguments(view, queries, output, options);
-  AttendParams p = plan(view, choice.k, choice.v, limits);
-  const std::size_t needed = state_bytes(p) + sketch_bytes(p, choice.k);
-  if (workspace == nullptr && needed > 0) refuse("workspace", "null", "a device pointer");
-  if (workspace_bytes < needed) {
-    refuse("workspace_bytes", workspace_bytes, "at least " + std::to_string(needed));
+  AttendParams p = plan(view, choice, limits);
+  const Workspace parts(p, choice, limits);
+  if (workspace == nullptr && parts.bytes > 0) refuse("workspace", "null", "a device pointer");
+  if (workspace_bytes < parts.bytes) {
+    refuse("workspace_bytes", workspace_bytes, "at least " + std::to_string(parts.bytes));
   }
-  p.k = choice.k;
-  p.v = choice.v;
-  p.one_table = *kind_of(p.k) == *kind_of(p.v) && std::equal(p.k.table, p.k.table + 16, p.v.table);
-  p.k.scale *= level_factor(p.k);
-  p.v.scale *= level_factor(p.v);
+  const auto part = [&](std::size_t offset) {
+    return reinterpret_cast<float*>(static_cast<std::byte*>(workspace) + offset);
+  };
   p.q = queries.q;
   p.q_dtype = queries.q_dtype;
   p.out_dtype = output.out_dtype;
@@ -248,19 +270,27 @@ void attend(const KvView& view, const DeviceQueries& queries, const DeviceOutput
   p.window = options.window;
   p.window_sinks = options.window_sinks;
   p.sink_logits = options.sink_logits;
-  p.states = static_cast<float*>(workspace);
+  p.states = part(0);
   p.out = output.out;
   p.lse = output.lse;
   const dim3 per_row(static_cast<unsigned>(view.shape.n_kv_heads * p.n_units),
                      static_cast<unsigned>(p.unit_rows), static_cast<unsigned>(view.n_seq));
-  if (sketch_bytes(p, p.k) > 0) {
-    auto* sketch = reinterpret_cast<float*>(static_cast<std::byte*>(workspace) + state_bytes(p));
-    p.q_prepared = sketch;
-    cuda::check(launch(sketch_kernel, {per_row, dim3(kAttendThreads), 0, stream}, p,
-                       view.k_codec.as<Qjl>()->table, sketch),
+  float* sketch = nullptr;
+  if (const Qjl* qjl = view.k_codec.as<Qjl>()) {
+    sketch = part(parts.sketch);
+    cuda::check(launch(sketch_kernel, {per_row, dim3(kAttendThreads), 0, stream}, p, *qjl, sketch),
                 "attend on the device, sketching queries");
   }
-  cuda::check(choice.launch(p, false, stream), "attend on the device");
+  if (choice.path == AttendPath::fused) {
+    p.one_table =
+        *kind_of(p.k) == *kind_of(p.v) && std::equal(p.k.table, p.k.table + 16, p.v.table);
+    p.k.scale *= level_factor(p.k);
+    p.v.scale *= level_factor(p.v);
+    p.q_prepared = sketch;
+    cuda::check(choice.launch(p, false, stream), "attend on the device");
+  } else {
+    launch_general(p, limits, sketch, part(parts.logits), stream);
+  }
   cuda::check(launch(combine_kernel, {per_row, dim3(kAttendThreads), 0, stream}, p),
               "attend on the device, merging splits");
 }

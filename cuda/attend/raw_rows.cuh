@@ -1,17 +1,14 @@
 // Attention over rows that are not encoded: sinks, kept and recent rows, the query tokens' own.
 //
 // They are few, so this is the plain way: scores and weights of 64 rows at a time in shared memory,
-// f32 products, one thread per channel for the sums.
+// f32 products.
 #pragma once
 
-#include "cuda/attend/softmax.cuh"
+#include "cuda/attend/piece.cuh"
 
 namespace kvcodec::cuda {
 
-/// Rows taken at a time.
-inline constexpr int kRawChunk = 64;
-
-/// A piece of up to kRawChunk neighbouring rows of one kind.
+/// A piece of up to kPieceRows neighbouring rows of one kind.
 struct RawPiece {
   const void* k;
   const void* v;
@@ -27,10 +24,7 @@ struct RawPiece {
 /// Shared memory of a CTA at work on raw rows.
 struct RawMemory {
   float q[kUnitRows][kMaxHeadDim];
-  float weight[kUnitRows][kRawChunk];
-  float m[kUnitRows];
-  float l[kUnitRows];
-  float shrink[kUnitRows];
+  PieceSoftmax softmax;
 };
 
 /// The piece of the rows of (sequence, KV head) that begins with row `row`, counted over all kinds
@@ -39,7 +33,7 @@ __device__ inline RawPiece raw_piece(const AttendParams& p, const Unit& u, std::
                                      std::int64_t most) {
   const std::int64_t at = u.seq * p.view.shape.n_kv_heads + u.head;
   const RawRows* const kinds[3] = {p.view.sinks, p.view.kept, p.view.recent};
-  if (most > kRawChunk) most = kRawChunk;
+  if (most > kPieceRows) most = kPieceRows;
   RawPiece piece{};
   for (const RawRows* kind : kinds) {
     if (kind == nullptr) continue;
@@ -76,13 +70,13 @@ __device__ inline RawPiece raw_piece(const AttendParams& p, const Unit& u, std::
   return piece;
 }
 
-/// Logits of a piece into memory.weight; -inf where a query row does not see a row.
+/// Logits of a piece into memory.softmax; -inf where a query row does not see a row.
 __device__ inline void score_piece(const AttendParams& p, const Unit& u, const RawPiece& piece,
                                    RawMemory& memory) {
   const int head_dim = p.view.shape.head_dim;
-  for (int i = static_cast<int>(threadIdx.x); i < u.n_rows * kRawChunk; i += kAttendThreads) {
-    const int row = i % kRawChunk;
-    const int q_row = i / kRawChunk;
+  for (int i = static_cast<int>(threadIdx.x); i < u.n_rows * kPieceRows; i += kAttendThreads) {
+    const int row = i % kPieceRows;
+    const int q_row = i / kPieceRows;
     bool seen = row < piece.n_rows;
     if (seen && piece.masks != nullptr)
       seen = ((piece.masks[row] >> u.head_in_group(q_row)) & 1) != 0;
@@ -99,85 +93,36 @@ __device__ inline void score_piece(const AttendParams& p, const Unit& u, const R
       }
       logit = logit_of(p, score, p.sm_scale, 0.0f);
     }
-    memory.weight[q_row][row] = logit;
+    memory.softmax.weight[q_row][row] = logit;
   }
 }
 
-/// Logits become weights; one warp per query row at a time.
-__device__ inline void soften_piece(const Unit& u, RawMemory& memory) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  for (int row = static_cast<int>(threadIdx.x / 32); row < u.n_rows; row += kAttendThreads / 32) {
-    float* x = memory.weight[row];
-    const float old = memory.m[row];
-    const float top = fmaxf(old, warp_max(fmaxf(x[lane], x[lane + 32])));
-    const float base = top == minus_infinity() ? 0.0f : top;
-    x[lane] = exp2_approx(x[lane] - base);
-    x[lane + 32] = exp2_approx(x[lane + 32] - base);
-    const float sum = warp_sum(x[lane] + x[lane + 32]);
-    __syncwarp();  // all lanes have read m
-    if (lane == 0) {
-      memory.shrink[row] = shrink_of(old, top);
-      memory.l[row] = fmaf(memory.l[row], memory.shrink[row], sum);
-      memory.m[row] = top;
-    }
-  }
-}
-
-/// The state of raw rows begin .. end - 1 of a unit.
+/// The state of raw rows begin .. end - 1 of a unit. kHeadDim: 0 for any.
 template <int kHeadDim>
 __device__ void attend_raw_rows(const AttendParams& p, const Unit& u, std::int64_t begin,
                                 std::int64_t end, float* out) {
-  constexpr int kLaneChannels = (kHeadDim + kAttendThreads - 1) / kAttendThreads;
+  const int head_dim = kHeadDim > 0 ? kHeadDim : p.view.shape.head_dim;
   RawMemory& memory = *dynamic_shared<RawMemory>();
-  for (int i = static_cast<int>(threadIdx.x); i < u.n_rows * kHeadDim; i += kAttendThreads) {
-    memory.q[i / kHeadDim][i % kHeadDim] =
-        load_f32(p.q, p.q_dtype, u.q_row(p, i / kHeadDim) * kHeadDim + i % kHeadDim);
+  for (int i = static_cast<int>(threadIdx.x); i < u.n_rows * head_dim; i += kAttendThreads) {
+    memory.q[i / head_dim][i % head_dim] =
+        load_f32(p.q, p.q_dtype, u.q_row(p, i / head_dim) * head_dim + i % head_dim);
   }
-  if (threadIdx.x < kUnitRows) {
-    memory.m[threadIdx.x] = minus_infinity();
-    memory.l[threadIdx.x] = 0.0f;
-  }
-  float sum[kLaneChannels][kUnitRows] = {};
+  memory.softmax.start();
+  ChannelSums<kHeadDim> sums(head_dim, u.n_rows);
   for (std::int64_t row = begin; row < end;) {
     const RawPiece piece = raw_piece(p, u, row, end - row);
     row += piece.n_rows;
     __syncthreads();
     score_piece(p, u, piece, memory);
     __syncthreads();
-    soften_piece(u, memory);
+    soften_piece(u.n_rows, memory.softmax);
     __syncthreads();
-#pragma unroll
-    for (int n = 0; n < kLaneChannels; ++n) {
-      const int c = static_cast<int>(threadIdx.x) + n * kAttendThreads;
-      if (c >= kHeadDim) continue;
-#pragma unroll
-      for (int q = 0; q < kUnitRows; ++q) {
-        if (q < u.n_rows) sum[n][q] *= memory.shrink[q];
-      }
-      for (int r = 0; r < piece.n_rows; ++r) {
-        const float v = load_f32(piece.v, piece.v_type, r * piece.row_stride + c);
-#pragma unroll
-        for (int q = 0; q < kUnitRows; ++q) {
-          if (q < u.n_rows) sum[n][q] = fmaf(memory.weight[q][r], v, sum[n][q]);
-        }
-      }
-    }
+    sums.add(memory.softmax, [&](int r, int c) {
+      return r < piece.n_rows ? load_f32(piece.v, piece.v_type, r * piece.row_stride + c) : 0.0f;
+    });
   }
   __syncthreads();
-  const int unit_rows = p.unit_rows;
-#pragma unroll
-  for (int n = 0; n < kLaneChannels; ++n) {
-    const int c = static_cast<int>(threadIdx.x) + n * kAttendThreads;
-    if (c >= kHeadDim) continue;
-#pragma unroll
-    for (int q = 0; q < kUnitRows; ++q) {
-      if (q < u.n_rows) out[2 * unit_rows + q * kHeadDim + c] = sum[n][q];
-    }
-  }
-  if (static_cast<int>(threadIdx.x) < u.n_rows) {
-    out[threadIdx.x] = memory.m[threadIdx.x];
-    out[unit_rows + static_cast<int>(threadIdx.x)] = memory.l[threadIdx.x];
-  }
+  sums.store(memory.softmax, nullptr, p.unit_rows, out);
 }
 
 }  // namespace kvcodec::cuda

@@ -46,6 +46,21 @@ struct TileRowsInfo {
   bool all_visible;  ///< to every query row of the unit
 };
 
+/// Rows row .. row + kTileRows - 1 of a stream, those from end_row on left out; row 0 stands at
+/// stream_pos, row `row` in page `page`. all_visible is not set.
+__device__ __forceinline__ TileRowsInfo tile_rows_in(const AttendParams& p, std::int32_t page,
+                                                     std::int32_t row, std::int32_t end_row,
+                                                     std::int32_t stream_pos) {
+  TileRowsInfo rows{};
+  rows.n_rows = end_row - row < kTileRows ? end_row - row : kTileRows;
+  rows.first_pos = stream_pos + row;
+  const std::int64_t slot =
+      std::int64_t{page} * p.view.format.page_size + row % p.view.format.page_size;
+  rows.listed = p.view.slot_pos == nullptr ? nullptr : p.view.slot_pos + slot;
+  rows.masks = p.view.slot_mask == nullptr ? nullptr : p.view.slot_mask + slot;
+  return rows;
+}
+
 /// Whether a query row sees a row of the tile.
 __device__ __forceinline__ bool sees(const AttendParams& p, const TileRowsInfo& rows, int row,
                                      const QueryTable& queries, int q_row) {

@@ -248,13 +248,7 @@ struct TilesWarp {
 
   /// Rows of a tile and who sees them.
   __device__ __forceinline__ TileRowsInfo rows_of(const Tile& tile) const {
-    TileRowsInfo rows;
-    rows.n_rows = end_row - tile.row < kTileRows ? end_row - tile.row : kTileRows;
-    rows.first_pos = stream_pos + tile.row;
-    const std::int64_t slot =
-        std::int64_t{tile.page} * p.view.format.page_size + tile.row % p.view.format.page_size;
-    rows.listed = p.view.slot_pos == nullptr ? nullptr : p.view.slot_pos + slot;
-    rows.masks = p.view.slot_mask == nullptr ? nullptr : p.view.slot_mask + slot;
+    TileRowsInfo rows = tile_rows_in(p, tile.page, tile.row, end_row, stream_pos);
     const std::int64_t last = std::int64_t{rows.first_pos} + kTileRows - 1;
     rows.all_visible = rows.n_rows == kTileRows && rows.listed == nullptr &&
                        rows.masks == nullptr && last <= first_q_pos &&

@@ -1,19 +1,15 @@
-// From a codec chosen at run time to a launch of its kernel. The kernels of the built-in codecs are
-// shared out over kSlices files, so that they compile in parallel: codec i of the list belongs to slice
-// i % kSlices.
+// From a codec chosen at run time to a launch of its kernel, slice by slice (slices.hpp).
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <utility>
 
 #include "cuda/codec/decode.cuh"
 #include "cuda/codec/encode.cuh"
+#include "cuda/codec/slices.hpp"
 #include "kvcodec/codec/make_codec.hpp"
 
 namespace kvcodec::cuda {
-
-inline constexpr int kSlices = 4;
 
 /// What encode_kernel wants, before the codec's type is known. One or two sides.
 struct AnyEncodeJob {
@@ -46,18 +42,6 @@ cudaError_t launch_decode_slice(const AnyDecodeJob& job);
 
 namespace detail {
 
-/// fn.operator()<C>() for the codecs of a slice of the list.
-template <int kSlice, class F, class... Cs>
-void for_each_of_slice(TypeList<Cs...>, const F& fn) {
-  [&]<std::size_t... I>(std::index_sequence<I...>) {
-    const auto call = [&]<std::size_t kIndex, class C>() {
-      if constexpr (kIndex % kSlices == kSlice) fn.template operator()<C>();
-    };
-    (call.template operator()<I, Cs>(), ...);
-  }
-  (std::index_sequence_for<Cs...>{});
-}
-
 template <Codec C>
 cudaError_t launch_encode(const AnyEncodeJob& any, const C& first) {
   EncodeJob<C> job{{first, first}, {}, {}, any.target, any.head_dim};
@@ -85,7 +69,7 @@ cudaError_t launch_decode(const AnyDecodeJob& any, const C& codec) {
 template <int kSlice>
 cudaError_t launch_encode_slice(const AnyEncodeJob& job) {
   cudaError_t status = cudaErrorNotSupported;
-  detail::for_each_of_slice<kSlice>(BuiltinCodecs{}, [&]<class C>() {
+  for_each_of_slice<kSlice>(BuiltinCodecs{}, [&]<class C>() {
     if (const C* codec = job.codec[0].as<C>()) status = detail::launch_encode(job, *codec);
   });
   return status;
@@ -94,7 +78,7 @@ cudaError_t launch_encode_slice(const AnyEncodeJob& job) {
 template <int kSlice>
 cudaError_t launch_decode_slice(const AnyDecodeJob& job) {
   cudaError_t status = cudaErrorNotSupported;
-  detail::for_each_of_slice<kSlice>(CacheCodecs{}, [&]<class C>() {
+  for_each_of_slice<kSlice>(CacheCodecs{}, [&]<class C>() {
     if (const C* codec = job.codec.as<C>()) status = detail::launch_decode(job, *codec);
   });
   return status;

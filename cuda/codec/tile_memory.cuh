@@ -14,10 +14,12 @@ inline constexpr int kTileThreads = 128;
 /// 99 KiB, the others more.
 inline constexpr std::size_t kMostSharedBytes = 96 * 1024;
 
-/// The plan of a CTA's dynamic shared memory: values [kTileRows, row_stride] f32, then the tile.
+/// The plan of a CTA's dynamic shared memory: what is not the tile's, values [kTileRows, row_stride] f32,
+/// then the tile.
 struct TileMemory {
-  int width;       ///< values of a row
-  int row_stride;  ///< floats
+  std::size_t values_offset;  ///< bytes that others have
+  int width;                  ///< values of a row
+  int row_stride;             ///< floats
   std::size_t tile_offset;
   std::size_t tile_bytes;
   bool tile_fits;  ///< else the tile is worked on where it stands in global memory (f32 above 192)
@@ -26,7 +28,9 @@ struct TileMemory {
     return tile_fits ? tile_offset + tile_bytes : tile_offset;
   }
   /// The CTA's values.
-  __device__ float* values() const { return dynamic_shared<float>(); }
+  __device__ float* values() const {
+    return reinterpret_cast<float*>(dynamic_shared<std::byte>() + values_offset);
+  }
   /// The CTA's copy of the tile at `global`, or that tile.
   template <class Byte>
   __device__ Byte* tile(Byte* global) const {
@@ -35,13 +39,14 @@ struct TileMemory {
 };
 
 /// An odd stride lets the 32 threads of a warp read one column of 32 rows without bank conflicts.
-/// Codecs without parts take dense rows.
+/// Codecs without parts take dense rows. `before`: bytes that others have, a multiple of 16.
 template <Codec C>
-KVCODEC_HD TileMemory plan_tile(const C& codec, int head_dim) noexcept {
+KVCODEC_HD TileMemory plan_tile(const C& codec, int head_dim, std::size_t before = 0) noexcept {
   TileMemory m{};
+  m.values_offset = before;
   m.width = codec.head_span(head_dim) * head_dim;
   m.row_stride = PartedCodec<C> ? m.width + 1 : m.width;
-  m.tile_offset = static_cast<std::size_t>(kTileRows * m.row_stride) * sizeof(float);
+  m.tile_offset = before + static_cast<std::size_t>(kTileRows * m.row_stride) * sizeof(float);
   m.tile_bytes = codec.tile_bytes(head_dim);
   m.tile_fits = m.tile_offset + m.tile_bytes <= kMostSharedBytes;
   return m;

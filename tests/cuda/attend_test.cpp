@@ -3,109 +3,14 @@
 
 #include <limits>
 
-#include "kvcodec/cuda/attend.hpp"
-#include "tests/cuda/device_tools.hpp"
-#include "tests/support/attend_tools.hpp"
-#include "tests/support/cache_tools.hpp"
-#include "tests/support/codecs.hpp"
+#include "tests/cuda/attend_tools.hpp"
 
 namespace kvcodec {
 namespace {
 
-/// Queries and weights are f16: 2^-11 of rounding in each product, averaged over many.
-constexpr double kRelative = 1.5e-3;
-
-/// Runs attend on the device with guarded memory of exactly the size that was asked for.
-test::Result attend_on_device(const KvView& host, const test::QueryBatch& batch,
-                              const AttendOptions& options, std::int32_t split_rows = 256) {
-  const cuda::DeviceView device(host);
-  const auto q = test::on_device(batch.q);
-  const auto indptr = test::on_device(batch.indptr);
-  const auto pos = test::on_device(batch.pos);
-  const auto k_new = test::on_device(batch.k_new);
-  const auto v_new = test::on_device(batch.v_new);
-  const std::vector<float> sinks(
-      options.sink_logits,
-      options.sink_logits + (options.sink_logits == nullptr ? 0 : host.shape.n_q_heads));
-  const auto sink_logits = test::on_device(sinks);
-  cuda::AttendLimits limits;
-  limits.split_rows = split_rows;
-  for (std::int64_t s = 0; s < host.n_seq; ++s) {
-    const auto n =
-        batch.indptr[static_cast<std::size_t>(s) + 1] - batch.indptr[static_cast<std::size_t>(s)];
-    limits.max_tokens_per_seq = std::max(limits.max_tokens_per_seq, static_cast<std::int32_t>(n));
-    for (std::int64_t i = 0; i < host.n_streams_per_seq(); ++i) {
-      limits.max_encoded_rows =
-          std::max(limits.max_encoded_rows, host.encoded_rows(s * host.n_streams_per_seq() + i));
-    }
-    for (std::int64_t h = s * host.shape.n_kv_heads; h < (s + 1) * host.shape.n_kv_heads; ++h) {
-      std::int64_t raw = batch.k_new.empty() ? 0 : n;
-      for (const RawRows* rows : {host.sinks, host.kept, host.recent}) {
-        raw += rows == nullptr ? 0 : rows[h].n_rows;
-      }
-      limits.max_raw_rows = std::max(limits.max_raw_rows, raw);
-    }
-  }
-  AttendOptions on_device = options;
-  if (options.sink_logits != nullptr) on_device.sink_logits = sink_logits.data();
-  const auto n_rows = static_cast<std::size_t>(batch.n_tokens() * host.shape.n_q_heads);
-  test::GuardedBuffer<float> out(n_rows * static_cast<std::size_t>(host.shape.head_dim));
-  test::GuardedBuffer<float> lse(n_rows);
-  test::GuardedBuffer<std::byte> workspace(cuda::attend_workspace_bytes(device.view(), limits) +
-                                           256);
-  auto* aligned = reinterpret_cast<std::byte*>(
-      (reinterpret_cast<std::uintptr_t>(workspace.data()) + 255) / 256 * 256);
-  cuda::attend(
-      device.view(),
-      {q.data(), DType::f32, indptr.data(), pos.data(),
-       batch.k_new.empty() ? nullptr : k_new.data(), batch.v_new.empty() ? nullptr : v_new.data()},
-      {out.data(), DType::f32, lse.data()}, on_device, limits, aligned,
-      cuda::attend_workspace_bytes(device.view(), limits));
-  cuda::synchronize(nullptr);
-  static_cast<void>(workspace.to_host());
-  return {out.to_host(), lse.to_host()};
-}
-
-/// Relative L2 error of the outputs and the largest error of an lse.
-void expect_near(const test::Result& got, const test::Expected& want, const std::string& what) {
-  double error = 0.0;
-  double norm = 0.0;
-  for (std::size_t i = 0; i < want.out.size(); ++i) {
-    ASSERT_TRUE(std::isfinite(got.out[i])) << what << ", value " << i;
-    const double e = static_cast<double>(got.out[i]) - want.out[i];
-    error += e * e;
-    norm += want.out[i] * want.out[i];
-  }
-  EXPECT_LE(std::sqrt(error), kRelative * std::sqrt(norm)) << what << ", out";
-  for (std::size_t i = 0; i < want.lse.size(); ++i) {
-    if (std::isinf(want.lse[i])) EXPECT_EQ(static_cast<double>(got.lse[i]), want.lse[i]) << what;
-    else EXPECT_NEAR(static_cast<double>(got.lse[i]), want.lse[i], 2e-3) << what << ", lse " << i;
-  }
-}
-
-/// Sequences of these lengths, cached as a plan says.
-struct Cached {
-  Cached(const std::string& plan, const HeadShape& shape, const std::vector<std::int64_t>& lengths,
-         std::uint64_t seed = 1)
-      : cache(make_cache_config(plan, shape, 1, 4096, 4)) {
-    for (const std::int64_t n : lengths) {
-      seqs.push_back(cache.open());
-      const test::Tokens tokens(shape, n, seed++);
-      EXPECT_EQ(append(cache, seqs.back(), 0, tokens, 0, n), Status::ok) << plan;
-      last_pos.push_back(n - 1);
-    }
-    view = cache.view(0, seqs, buffers);
-  }
-  test::QueryBatch queries(const std::vector<std::int64_t>& counts) const {
-    return test::make_queries(view.shape, counts, last_pos, 77);
-  }
-
-  Cache cache;
-  std::vector<SeqId> seqs;
-  std::vector<std::int64_t> last_pos;
-  ViewBuffers buffers;
-  KvView view;
-};
+using test::attend_on_device;
+using test::Cached;
+using test::expect_near;
 
 struct Case {
   const char* plan;
@@ -124,7 +29,7 @@ class DeviceAttend : public test::OnDevice<::testing::TestWithParam<Case>> {};
 TEST_P(DeviceAttend, IsTheReference) {
   const Case& c = GetParam();
   const Cached cached(c.plan, c.shape, {c.n_rows});
-  ASSERT_EQ(cuda::why_unsupported(cached.view), "");
+  ASSERT_EQ(cuda::attend_path(cached.view), cuda::AttendPath::fused);
   const test::QueryBatch batch = cached.queries({1});
   const AttendOptions options = test::default_options(c.shape.head_dim);
   expect_near(attend_on_device(cached.view, batch, options),
@@ -153,6 +58,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"k=lm:b2,v=kivi:b2:g32", {16, 1, 64}, 200},
         Case{"k=rabitq:b1,v=lm:b4", {4, 1, 128}, 200}, Case{"k=lm:b1,v=lm:b2", {4, 1, 64}, 200},
         Case{"k=qjl:m256,v=lm:b4", {4, 1, 128}, 330}, Case{"k=qjl:m128,v=lm:b2", {4, 1, 64}, 200},
+        Case{"k=qjl:m128,v=lm:b4", {4, 1, 128}, 200}, Case{"k=qjl:m64,v=lm:b4", {16, 1, 64}, 200},
         Case{"kv=nqsym,recent=0", {4, 1, 64}, 64}, Case{"kv=nqsym,recent=0", {4, 1, 64}, 256},
         Case{"kv=nqsym,recent=1", {4, 1, 64}, 257}, Case{"kv=nqsym,recent=32", {4, 1, 64}, 3},
         Case{"kv=mean:n64+nqsym,page=256", {4, 2, 64}, 600}),
@@ -274,15 +180,6 @@ TEST_F(DeviceAttendOptions, BadArgumentsAreNamed) {
   EXPECT_TRUE(test::contains(message(options, limits, 16), {"max_tokens_per_seq = 0"}));
   options.sm_scale = -1.0f;
   EXPECT_TRUE(test::contains(message(options, {}, 16), {"sm_scale"}));
-}
-
-TEST_F(DeviceAttendOptions, WhatNoKernelReadsIsSaid) {
-  for (const char* plan : {"k=kivi,v=nqsym", "kv=lm:b3", "k=nqsym,v=int8"}) {
-    const Cached cached(plan, {4, 2, 64}, {100});
-    EXPECT_FALSE(cuda::supports(cached.view)) << plan;
-    EXPECT_TRUE(
-        test::contains(cuda::why_unsupported(cached.view), {"attend on the device: codec"}));
-  }
 }
 
 }  // namespace

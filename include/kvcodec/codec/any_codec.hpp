@@ -146,7 +146,7 @@ class AnyCodec {
   explicit operator bool() const noexcept { return functions_ != nullptr; }
 
   const CodecFunctions& functions() const noexcept { return *functions_; }
-  const void* value() const noexcept { return value_; }
+  KVCODEC_HD const void* value() const noexcept { return value_; }
 
   /// The codec as a C, or null if it is another type.
   template <Codec C>

@@ -156,6 +156,19 @@ struct Qjl {
     return tile + channel_offset() + static_cast<std::size_t>(set * outlier_channels);
   }
 
+  /// What the sum over `n_signs` signs of a row is multiplied with: sqrt(pi / 2) / n_signs * norm, the norm
+  /// from `plane` = norm_offset() or, for sketched outliers, outlier_offset().
+  KVCODEC_HD float weight_of(const std::byte* tile, std::size_t plane, int row,
+                             int n_signs) const noexcept {
+    return constant / static_cast<float>(n_signs) * to_f32(f16{get_scale(tile + plane, row)});
+  }
+  /// The stored value of the outlier-th channel of a row's list, with exact outliers.
+  KVCODEC_HD float exact_value(const std::byte* tile, int row, int outlier) const noexcept {
+    const std::size_t plane =
+        outlier_offset() + kScalePlaneBytes * static_cast<std::size_t>(outlier);
+    return to_f32(f16{get_scale(tile + plane, row)});
+  }
+
   KVCODEC_HD constexpr int n_parts(Side, int) const noexcept { return kTileRows; }
 
   /// A row. Every row chooses the outliers of its set, the set's first one writes them down.
@@ -307,18 +320,6 @@ struct Qjl {
 
   KVCODEC_HD static f16 norm_of(double square) noexcept {
     return to_f16(clamp_finite(static_cast<float>(sqrt(square)), kF16Max));
-  }
-
-  /// sqrt(pi / 2) / m * norm.
-  KVCODEC_HD float weight_of(const std::byte* tile, std::size_t plane, int row,
-                             int n_signs) const noexcept {
-    return constant / static_cast<float>(n_signs) * to_f32(f16{get_scale(tile + plane, row)});
-  }
-
-  KVCODEC_HD float exact_value(const std::byte* tile, int row, int outlier) const noexcept {
-    const std::size_t plane =
-        outlier_offset() + kScalePlaneBytes * static_cast<std::size_t>(outlier);
-    return to_f32(f16{get_scale(tile + plane, row)});
   }
 
   /// Decoded values [outlier_channels] of a row's outliers; sum [head_dim] of its inlier signs.

@@ -2,8 +2,9 @@
 // what is computed). The view is a KvView whose pointers, those inside RawRows included, are device
 // pointers; its bytes are those of the CPU.
 //
-// Codes are operands of tensor-core products with f16 factors and f32 sums: queries and weights are
-// rounded to f16, which costs about 2^-11 of their size (docs/numerics.md).
+// Two paths lead there (AttendPath). On the fused one codes are operands of tensor-core products with f16
+// factors and f32 sums: queries and weights are rounded to f16, which costs about 2^-11 of their size
+// (docs/numerics.md). The general one serves every built-in codec in f32.
 #pragma once
 
 #include <cstddef>
@@ -25,6 +26,18 @@ struct AttendLimits {
   /// Encoded rows per split, a multiple of 256; results depend on it in their last bits, and on
   /// nothing else about the launch. 0: 1024.
   std::int32_t split_rows = 0;
+  /// Working memory for logits that the general path asks for at most, bytes, if one split of all
+  /// (sequence, head) fits; less memory means more launches. Results do not depend on it. 0: 64 MiB.
+  std::size_t logits_bytes = 0;
+};
+
+/// How attend() serves a view.
+enum class AttendPath : std::uint8_t {
+  none,   ///< not at all: why_unsupported() says why
+  fused,  ///< one tensor-core kernel for the pair of codecs: codes never leave registers
+  /// a kernel per codec and side, any pair, any head size: tiles are decoded into shared memory,
+  /// products are f32, logits pass through memory between two launches. Slower
+  general,
 };
 
 /// Query tokens of a ragged batch, on the device, in the view's (transformed) space.
@@ -44,8 +57,12 @@ struct DeviceOutput {
   float* lse = nullptr;  ///< [n_tokens, n_q_heads]; or null
 };
 
-/// Why attend() cannot serve a view of this kind (codecs, shape), or "" if it can. Looks at no
-/// pointer; ask before anything is allocated.
+/// The path that attend() takes for a view of this kind (codecs, shape): the fused one wherever there is
+/// one. Looks at no pointer.
+AttendPath attend_path(const KvView& view);
+
+/// Why attend() cannot serve a view of this kind, or "" if it can: codecs that are not built in, values
+/// in a codec for keys. Looks at no pointer; ask before anything is allocated.
 std::string why_unsupported(const KvView& view);
 inline bool supports(const KvView& view) { return why_unsupported(view).empty(); }
 
@@ -53,8 +70,9 @@ inline bool supports(const KvView& view) { return why_unsupported(view).empty();
 /// as attend() does.
 std::size_t attend_workspace_bytes(const KvView& view, const AttendLimits& limits);
 
-/// Attends over a view: one launch over all rows and one that merges splits; QJL keys take one before
-/// that sketches the queries.
+/// Attends over a view. Fused path: one launch over all rows and one that merges splits. General path:
+/// two for every AttendLimits::logits_bytes of encoded rows, one for rows that are not encoded, and one
+/// that merges. QJL keys take one before that sketches the queries.
 ///
 /// Asynchronous on `stream`, allocates nothing, may be captured. `workspace` is device memory aligned
 /// to 256 bytes. `options.sink_logits` is a device pointer. Throws unsupported as why_unsupported
