@@ -157,10 +157,12 @@ struct Worst {
   double lse = 0.0;
 
   void add(const Decode& d, const std::string& way, const Answer& a) {
+    const double out_bound = d.out_bound + backend().out_error() * root_mean_square(d.out);
+    const double lse_bound = d.lse_bound + backend().lse_error();
     out = std::max(out, compare(way + ": out", d.out.size(), a.out, d.out,
-                                [&](std::size_t) { return d.out_bound; }));
+                                [&](std::size_t) { return out_bound; }));
     lse = std::max(lse, compare(way + ": lse", d.lse.size(), a.lse, d.lse,
-                                [&](std::size_t) { return d.lse_bound; }));
+                                [&](std::size_t) { return lse_bound; }));
   }
 };
 

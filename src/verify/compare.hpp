@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "kvcodec/core/dtype.hpp"
 #include "src/verify/case.hpp"
@@ -41,6 +42,13 @@ double compare(const std::string& what, std::size_t n, const Got& got, const Exp
     if (both_finite) worst = std::max(worst, difference);
   }
   return worst;
+}
+
+/// sqrt(mean of x^2); 0 for none.
+inline double root_mean_square(const std::vector<float>& x) {
+  double square = 0.0;
+  for (const float value : x) square += static_cast<double>(value) * static_cast<double>(value);
+  return x.empty() ? 0.0 : std::sqrt(square / static_cast<double>(x.size()));
 }
 
 /// Distance of two f16 values in steps of f16; both must be representable.

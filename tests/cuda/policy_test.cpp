@@ -79,15 +79,15 @@ const std::vector<std::string>& policy_specs() {
   return specs;
 }
 
-TEST_F(DevicePolicy, KeepsWhatTheCpuKeeps) {
-  for (const std::string& spec : policy_specs()) {
-    const AnyPolicy policy = make_policy(spec);
-    ASSERT_TRUE(cuda::can_select(policy));
-    PolicyStreams streams({6, 2, 80}, lengths_for(policy), 17, test::Input::gauss, float{});
-    streams.layer = 2;
-    streams.n_layers = 8;
-    compare_policy(policy, streams);
-  }
+class EveryPolicy : public test::OnDevice<::testing::TestWithParam<std::string>> {};
+
+TEST_P(EveryPolicy, KeepsWhatTheCpuKeeps) {
+  const AnyPolicy policy = make_policy(GetParam());
+  ASSERT_TRUE(cuda::can_select(policy));
+  PolicyStreams streams({6, 2, 80}, lengths_for(policy), 17, test::Input::gauss, float{});
+  streams.layer = 2;
+  streams.n_layers = 8;
+  compare_policy(policy, streams);
 }
 
 TEST_F(DevicePolicy, EveryTypeLayoutAndHeadSize) {
@@ -110,19 +110,20 @@ TEST_F(DevicePolicy, EveryTypeLayoutAndHeadSize) {
 }
 
 // Rows that all tie, ramps, zeros: the lower rows stay, whatever the launch.
-TEST_F(DevicePolicy, DegenerateRows) {
-  for (const std::string& spec : policy_specs()) {
-    const AnyPolicy policy = make_policy(spec);
-    for (const test::Input kind : {test::Input::zero, test::Input::constant, test::Input::ramp}) {
-      PolicyStreams streams({2, 1, 64}, lengths_for(policy), 1, kind, float{});
-      streams.observed.assign(
-          streams.lengths.size() * static_cast<std::size_t>(2 * streams.max_rows), 1.0f);
-      streams.device_observed = test::on_device(streams.observed);
-      // Rows are equal, but a cosine of equal rows is 1 up to rounding on either side.
-      EXPECT_EQ(device_masks(policy, streams), host_masks(policy, streams)) << spec;
-    }
+TEST_P(EveryPolicy, DegenerateRows) {
+  const AnyPolicy policy = make_policy(GetParam());
+  for (const test::Input kind : {test::Input::zero, test::Input::constant, test::Input::ramp}) {
+    PolicyStreams streams({2, 1, 64}, lengths_for(policy), 1, kind, float{});
+    streams.observed.assign(streams.lengths.size() * static_cast<std::size_t>(2 * streams.max_rows),
+                            1.0f);
+    streams.device_observed = test::on_device(streams.observed);
+    // Rows are equal, but a cosine of equal rows is 1 up to rounding on either side.
+    EXPECT_EQ(device_masks(policy, streams), host_masks(policy, streams));
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Builtin, EveryPolicy, ::testing::ValuesIn(policy_specs()),
+                         test::name_of_param);
 
 TEST_F(DevicePolicy, NonFiniteScoresCountAsTheSmallest) {
   PolicyStreams streams({4, 1, 64}, {{268, 32}}, 3, test::Input::gauss, float{});
