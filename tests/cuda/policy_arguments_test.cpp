@@ -33,7 +33,8 @@ TEST(DevicePolicyArguments, AreRefusedByName) {
   refused("knorm", [](auto& r) { r.n_seq = -1; }, {"n_seq = -1"});
   refused("knorm", [](auto& r) { r.max_rows = -1; }, {"max_rows = -1"});
   refused("knorm", [](auto& r) { r.max_rows = std::int64_t{1} << 31; }, {"max_rows = 2147483648"});
-  refused("knorm", [](auto& r) { r.n_seq = 200000, r.max_rows = 1 << 20; }, {"n_seq * n_kv_heads"});
+  refused("knorm", [](auto& r) { r.n_seq = 200000, r.max_rows = 1 << 20; },
+          {"n_seq * n_kv_heads * (max_rows / 8 + 1)"});
   refused("knorm", [](auto& r) { r.layer = 3; }, {"layer = 3", "0..0"});
   refused("knorm", [](auto& r) { r.n_layers = 0; }, {"n_layers = 0"});
   refused("knorm", [](auto& r) { r.k.data = nullptr; }, {"k.data = null"});
