@@ -81,7 +81,8 @@ __device__ void remove_rows(const CoverJob& job, std::int64_t table, std::uint32
 __device__ std::int64_t find_row(const std::int64_t* degree, std::int64_t n) {
   std::uint64_t rank = 0;  // degrees stay below 2^47: piece_rows weights of 31 bits
   for (std::int64_t i = threadIdx.x; i < n; i += kThreads) {
-    const auto own = static_cast<std::uint64_t>(degree[i]) << 16 | (0xffffu - i);
+    const auto own =
+        static_cast<std::uint64_t>(degree[i]) << 16 | (0xffffu - static_cast<std::uint64_t>(i));
     rank = own > rank ? own : rank;
   }
   rank = cta_max(rank);
