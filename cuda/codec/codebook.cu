@@ -81,7 +81,8 @@ __device__ void remove_rows(const CoverJob& job, std::int64_t table, std::uint32
 __device__ std::int64_t find_row(const std::int64_t* degree, std::int64_t n) {
   std::uint64_t rank = 0;  // degrees stay below 2^47: piece_rows weights of 31 bits
   for (std::int64_t i = threadIdx.x; i < n; i += kThreads) {
-    const auto own = static_cast<std::uint64_t>(degree[i]) << 16 | (0xffffu - i);
+    const auto own =
+        static_cast<std::uint64_t>(degree[i]) << 16 | (0xffffu - static_cast<std::uint64_t>(i));
     rank = own > rank ? own : rank;
   }
   rank = cta_max(rank);
@@ -177,13 +178,13 @@ void require_sizes(const CodebookTables& tables, const CoverRows& rows) {
   in_range("max_rows", rows.max_rows, 0, (std::int64_t{1} << 31) - 1);
   in_range("piece_rows", rows.piece_rows, 1, CodebookTable::kPieceRows);
   const std::int64_t piece = std::min(rows.piece_rows, rows.max_rows);
-  require_ctas(
-      kCall, "n_tables * (rows / 32) * (capacity / 512)",
-      tables.n_tables * ceil_div(piece, kLeftRows) * ceil_div(tables.capacity, kSplitEntries));
+  const std::int64_t n_groups = tables.n_tables * ceil_div(piece, kLeftRows);
+  require_ctas(kCall, "n_tables * (rows / 32)", n_groups);
+  require_ctas(kCall, "n_tables * (rows / 32) * (capacity / 512)",
+               n_groups * ceil_div(tables.capacity, kSplitEntries));
   require_ctas(kCall, "n_tables * (capacity / 32)",
                tables.n_tables * ceil_div(tables.capacity, kLeftRows));
-  require_ctas(kCall, "n_tables * (rows / 32) * (rows / 64)",
-               tables.n_tables * ceil_div(piece, kLeftRows) * ceil_div(piece, 64));
+  require_ctas(kCall, "n_tables * (rows / 32) * (rows / 64)", n_groups * ceil_div(piece, 64));
 }
 
 RowSource dense_rows_of(const void* data, DType dtype, std::int64_t stride) {

@@ -22,6 +22,7 @@ inline void require_judged(const char* call, const JudgedRows& rows) {
   if (rows.max_rows < 0 || rows.max_rows >= std::int64_t{1} << 31) {
     throw invalid_argument(bad_value(call, "max_rows", rows.max_rows, "0..2^31 - 1"));
   }
+  require_ctas(call, "n_seq * n_kv_heads", std::int64_t{rows.n_seq} * rows.shape.n_kv_heads);
   // What the largest grid counts: shares of at least eight rows of every stream.
   require_ctas(call, "n_seq * n_kv_heads * (max_rows / 8 + 1)",
                std::int64_t{rows.n_seq} * rows.shape.n_kv_heads * (rows.max_rows / 8 + 1));

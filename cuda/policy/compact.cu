@@ -41,7 +41,8 @@ struct CompactJob {
 __global__ void __launch_bounds__(kThreads) count_kernel(const __grid_constant__ CompactJob job) {
   const StreamShare at(job.s, 1);
   const KeepMask* keep = job.keep + at.stream * job.s.max_rows;
-  std::int64_t n_out = job.n_before == nullptr ? 0 : job.n_before[at.stream];
+  // The first thread alone counts: n_before may be n_after.
+  std::int64_t n_out = job.n_before == nullptr || threadIdx.x != 0 ? 0 : job.n_before[at.stream];
   for (std::int64_t part = 0; part * kPartRows < at.n_rows; ++part) {
     const std::int64_t row = part * kPartRows + threadIdx.x;
     if (threadIdx.x == 0) job.begins[at.stream * job.n_parts + part] = n_out;

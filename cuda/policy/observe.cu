@@ -225,10 +225,11 @@ void require_queries(const JudgedRows& rows, const ObservedQueries& queries) {
   if (!std::isfinite(queries.sm_scale)) {
     throw invalid_argument(bad_value(kCall, "queries.sm_scale", queries.sm_scale, "finite"));
   }
+  const std::int64_t n_tiles =
+      std::int64_t{rows.n_seq} * rows.shape.n_q_heads * ceil_div(queries.max_queries, kLeftRows);
+  require_ctas(kCall, "n_seq * n_q_heads * (max_queries / 32)", n_tiles);
   require_ctas(kCall, "n_seq * n_q_heads * (max_queries / 32) * (max_seen / 1024)",
-               std::int64_t{rows.n_seq} * rows.shape.n_q_heads *
-                   (ceil_div(queries.max_queries, kLeftRows)) *
-                   ceil_div(queries.max_seen, kSplitRows));
+               n_tiles * ceil_div(queries.max_seen, kSplitRows));
 }
 
 ObserveJob plan(const JudgedRows& rows, const ObservedQueries& queries, Workspace& memory) {

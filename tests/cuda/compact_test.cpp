@@ -64,8 +64,8 @@ void compare_copy(const PolicyStreams& in, const Options& o, std::uint64_t seed)
   auto out_k = test::on_device(want[0]);
   auto out_v = test::on_device(want[1]);
   auto counts = test::on_device(std::vector<std::int64_t>(n, o.n_before));
-  test::GuardedBuffer<std::int32_t> pos(n * room);
-  test::GuardedBuffer<KeepMask> out_masks(n * room);
+  test::GuardedBuffer<std::int32_t> pos(n * room + 1);  // room may be 0
+  test::GuardedBuffer<KeepMask> out_masks(n * room + 1);
   std::vector<std::int32_t> want_pos = pos.to_host();
   std::vector<KeepMask> want_masks = out_masks.to_host();
   std::vector<std::int64_t> want_counts;

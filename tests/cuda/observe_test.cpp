@@ -235,6 +235,8 @@ TEST(DeviceObserveArguments, AreRefusedByName) {
   };
   refused([](auto& q) { q.max_queries = -1; }, {"queries.max_queries = -1"});
   refused([](auto& q) { q.max_queries = 65537; }, {"queries.max_queries = 65537"});
+  refused([](auto& q) { q.max_queries = 65536, q.max_seen = (std::int64_t{1} << 31) - 1; },
+          {"(max_queries / 32) * (max_seen / 1024) = "});
   refused([](auto& q) { q.max_seen = 127; }, {"queries.max_seen = 127", "max_rows = 128"});
   refused([](auto& q) { q.sm_scale = std::numeric_limits<float>::infinity(); }, {"sm_scale"});
   refused([](auto& q) { q.q.data = nullptr; }, {"queries.q.data = null"});

@@ -192,19 +192,28 @@ struct PolicyStreams {
   }
 };
 
-/// Working memory of exactly `bytes`, aligned as it must be; behind it a guard that a test looks at.
+/// Working memory of exactly `bytes`, aligned as it must be; a test failure if what lies behind changes.
 class WorkMemory {
  public:
   explicit WorkMemory(std::size_t bytes) : bytes_(bytes), memory_(bytes + 512) {
     memory_.fill(0xa5);
   }
-  void* data() {
-    const auto at = reinterpret_cast<std::uintptr_t>(memory_.data());
-    return memory_.data() + (256 - at % 256) % 256;
+  ~WorkMemory() {
+    const std::vector<std::byte> all = memory_.to_host();
+    const auto end = all.begin() + static_cast<std::ptrdiff_t>(offset() + bytes_);
+    EXPECT_TRUE(std::all_of(end, all.end(), [](std::byte b) { return b == std::byte{0xa5}; }))
+        << "written behind the working memory";
   }
+  WorkMemory(const WorkMemory&) = delete;
+  WorkMemory& operator=(const WorkMemory&) = delete;
+  void* data() { return memory_.data() + offset(); }
   std::size_t bytes() const { return bytes_; }
 
  private:
+  std::size_t offset() const {
+    return (256 - reinterpret_cast<std::uintptr_t>(memory_.data()) % 256) % 256;
+  }
+
   std::size_t bytes_;
   cuda::DeviceBuffer<std::byte> memory_;
 };
