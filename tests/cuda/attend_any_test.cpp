@@ -113,6 +113,17 @@ TEST_F(AttendAnyOptions, RaggedBatchesOfManyTokens) {
   }
 }
 
+// Tiles that only the later tokens of a unit see; tiles that only the first one's window still reaches.
+TEST_F(AttendAnyOptions, TokensOfAPromptThatIsCached) {
+  for (const std::string plan : kPlans) {
+    const Cached cached(plan + ",recent=1", {3, 1, 64}, {300});
+    AttendOptions options = test::default_options(64);
+    expect_general(cached.view, cached.queries({100}), options, plan);
+    options.window = 60;
+    expect_general(cached.view, cached.queries({100}), options, plan + ", window");
+  }
+}
+
 TEST_F(AttendAnyOptions, WindowSoftCapAndSinkLogits) {
   for (const std::string plan : kPlans) {
     const Cached cached(plan + ",recent=8,sink=4", {8, 2, 64}, {400});
