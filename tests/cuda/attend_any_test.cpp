@@ -113,6 +113,17 @@ TEST_F(AttendAnyOptions, RaggedBatchesOfManyTokens) {
   }
 }
 
+// Tiles that only the later tokens of a unit see; tiles that only the first one's window still reaches.
+TEST_F(AttendAnyOptions, TokensOfAPromptThatIsCached) {
+  for (const std::string plan : kPlans) {
+    const Cached cached(plan + ",recent=1", {3, 1, 64}, {300});
+    AttendOptions options = test::default_options(64);
+    expect_general(cached.view, cached.queries({100}), options, plan);
+    options.window = 60;
+    expect_general(cached.view, cached.queries({100}), options, plan + ", window");
+  }
+}
+
 TEST_F(AttendAnyOptions, WindowSoftCapAndSinkLogits) {
   for (const std::string plan : kPlans) {
     const Cached cached(plan + ",recent=8,sink=4", {8, 2, 64}, {400});
@@ -159,6 +170,22 @@ TEST_F(AttendAnyOptions, RowsThatWereCutOffStayUnseen) {
   cached.view = cached.cache.view(0, cached.seqs, cached.buffers);
   ASSERT_NE(cached.view.encoded_rows(0) % kTileRows, 0);
   expect_general(cached.view, cached.queries({1}), test::default_options(64), "cut");
+}
+
+// Queries and outputs of 16 bits, on both paths: each value costs half a unit of its last place.
+TEST_F(AttendAnyOptions, QueriesAndOutputsOfSixteenBits) {
+  for (const char* plan : {"k=kivi,v=int8", "kv=int8"}) {
+    const Cached cached(plan, {4, 2, 64}, {150});
+    for (const DType type : {DType::f16, DType::bf16}) {
+      test::QueryBatch batch = cached.queries({2});
+      batch.q = test::loaded(test::stored(batch.q, type), type);
+      const AttendOptions options = test::default_options(64);
+      const double step = type == DType::f16 ? 0x1p-11 : 0x1p-8;
+      expect_near(attend_on_device(cached.view, batch, options, 256, 0, type),
+                  test::reference(cached.view, batch, options), std::string(plan) + to_string(type),
+                  {test::kFused.out + step, test::kFused.lse});
+    }
+  }
 }
 
 // Tables that grow with a sequence, one per layer or per head; keys turned to their positions.

@@ -27,12 +27,29 @@ inline constexpr AttendTolerance kFused{1.5e-3, 2e-3};
 /// All is f32.
 inline constexpr AttendTolerance kGeneral{2e-5, 2e-5};
 
-/// Runs attend on the device with guarded memory of exactly the size that was asked for.
+/// Values as `type`, and back.
+inline std::vector<std::byte> stored(const std::vector<float>& x, DType type) {
+  std::vector<std::byte> bytes(x.size() * dtype_bytes(type));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    store_value(type, bytes.data(), static_cast<std::int64_t>(i), x[i]);
+  }
+  return bytes;
+}
+inline std::vector<float> loaded(const std::vector<std::byte>& bytes, DType type) {
+  std::vector<float> x(bytes.size() / dtype_bytes(type));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = load_value(type, bytes.data(), static_cast<std::int64_t>(i));
+  }
+  return x;
+}
+
+/// Runs attend on the device with guarded memory of exactly the size that was asked for. Queries and
+/// outputs are stored as `type`.
 inline Result attend_on_device(const KvView& host, const QueryBatch& batch,
                                const AttendOptions& options, std::int32_t split_rows = 256,
-                               std::size_t logits_bytes = 0) {
+                               std::size_t logits_bytes = 0, DType type = DType::f32) {
   const cuda::DeviceView device(host);
-  const auto q = on_device(batch.q);
+  const auto q = on_device(stored(batch.q, type));
   const auto indptr = on_device(batch.indptr);
   const auto pos = on_device(batch.pos);
   const auto k_new = on_device(batch.k_new);
@@ -63,20 +80,20 @@ inline Result attend_on_device(const KvView& host, const QueryBatch& batch,
   AttendOptions on_device = options;
   if (options.sink_logits != nullptr) on_device.sink_logits = sink_logits.data();
   const auto n_rows = static_cast<std::size_t>(batch.n_tokens() * host.shape.n_q_heads);
-  GuardedBuffer<float> out(n_rows * static_cast<std::size_t>(host.shape.head_dim));
+  GuardedBuffer<> out(n_rows * static_cast<std::size_t>(host.shape.head_dim) * dtype_bytes(type));
   GuardedBuffer<float> lse(n_rows);
   GuardedBuffer<std::byte> workspace(cuda::attend_workspace_bytes(device.view(), limits) + 256);
   auto* aligned = reinterpret_cast<std::byte*>(
       (reinterpret_cast<std::uintptr_t>(workspace.data()) + 255) / 256 * 256);
   cuda::attend(
       device.view(),
-      {q.data(), DType::f32, indptr.data(), pos.data(),
-       batch.k_new.empty() ? nullptr : k_new.data(), batch.v_new.empty() ? nullptr : v_new.data()},
-      {out.data(), DType::f32, lse.data()}, on_device, limits, aligned,
+      {q.data(), type, indptr.data(), pos.data(), batch.k_new.empty() ? nullptr : k_new.data(),
+       batch.v_new.empty() ? nullptr : v_new.data()},
+      {out.data(), type, lse.data()}, on_device, limits, aligned,
       cuda::attend_workspace_bytes(device.view(), limits));
   cuda::synchronize(nullptr);
   static_cast<void>(workspace.to_host());
-  return {out.to_host(), lse.to_host()};
+  return {loaded(out.to_host(), type), lse.to_host()};
 }
 
 inline void expect_near(const Result& got, const Expected& want, const std::string& what,

@@ -54,22 +54,27 @@ class QjlKeys {
   }
 
   template <class F>
-  __device__ void score(const std::byte* tile, int, const F& emit) const {
+  __device__ void score(const std::byte* tile, int, const F& emit) {
     copy_by_cta(tile_, tile, codec_.tile_bytes(g_.p.view.shape.head_dim));
-    const int set_rows = codec_.set_rows();
+    // Rows that take the same sketches.
+    const bool by_set = codec_.sketches_outliers();
+    const int n_rows = by_set ? codec_.set_rows() : kTileRows;
     const int thread = static_cast<int>(threadIdx.x);
     for (int first = 0; first < u_.n_rows; first += kSketchRows) {
       const int n = u_.n_rows - first < kSketchRows ? u_.n_rows - first : kSketchRows;
-      for (int set = 0; set < codec_.n_sets(); ++set) {
+      for (int begin = 0; begin < kTileRows; begin += n_rows) {
         __syncthreads();  // the tile is there; nobody reads the sketches before
-        fill_sketches(first, n, codec_.channels_of(tile_, set));
-        __syncthreads();
-        const int row = set * set_rows + thread % set_rows;
-        for (int i = thread / set_rows; i < n; i += kAttendThreads / set_rows) {
-          emit(first + i, row, score_of(first + i, i, row, codec_.channels_of(tile_, set)));
+        if (by_set || !filled_) {
+          fill_sketches(first, n, codec_.channels_of(tile_, begin / codec_.set_rows()));
+          __syncthreads();
+        }
+        const int row = begin + thread % n_rows;
+        for (int i = thread / n_rows; i < n; i += kAttendThreads / n_rows) {
+          emit(first + i, row, score_of(first + i, i, row));
         }
       }
     }
+    filled_ = u_.n_rows <= kSketchRows;
   }
 
  private:
@@ -105,7 +110,7 @@ class QjlKeys {
   }
 
   /// Score of row `row` of the tile for query row q_row, whose sketches are the i-th.
-  __device__ float score_of(int q_row, int i, int row, const std::byte* channels) const {
+  __device__ float score_of(int q_row, int i, int row) const {
     const TileLayout signs = codec_.signs();
     float score = codec_.weight_of(tile_, codec_.norm_offset(), row, signs.head_dim) *
                   flip_sum_of_row(signs, tile_, row, sketch_ + i * signs.head_dim);
@@ -116,6 +121,7 @@ class QjlKeys {
                                   outlier_sketch_ + i * own.head_dim),
                   score);
     }
+    const std::byte* channels = codec_.channels_of(tile_, row / codec_.set_rows());
     for (int j = 0; j < codec_.outlier_channels; ++j) {
       const float q = q_[q_row * g_.p.view.shape.head_dim + static_cast<int>(channels[j])];
       score = fmaf(q, codec_.exact_value(tile_, row, j), score);
@@ -131,6 +137,7 @@ class QjlKeys {
   float* sketch_;          ///< [kSketchRows, sketch_dim]
   float* outlier_sketch_;  ///< [kSketchRows, outlier signs]
   std::byte* tile_;
+  bool filled_ = false;  ///< with sketches of all query rows of the unit, for rows of any set
 };
 
 }  // namespace kvcodec::cuda

@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kAttendThreads)
   fill_query_table(p, u, queries);
   __syncthreads();
   const auto& tiles = job.tiles.of(p, p.view.k_codecs, u);
-  const KeysOf<Tiles> keys(g, u, tiles, queries);
+  KeysOf<Tiles> keys(g, u, tiles, queries);
   const std::int32_t stream_pos = p.view.first_pos == nullptr ? 0 : p.view.first_pos[rows.stream];
   const PageFormat& format = p.view.format;
   float* logits = g.tile_logits(u, split, 0);
