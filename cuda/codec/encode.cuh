@@ -94,7 +94,8 @@ __device__ inline std::int64_t find_planned_rows(const EncodeTarget& to, std::in
                                                  EncodePlace& p) {
   const WindowPlan& plan = to.plans[p.seq];
   const std::int64_t at = (plan.n_encoded / kTileRows + index) * kTileRows;
-  if (plan.n_new == 0 || at >= plan.n_encoded + plan.n_leaving) return -1;
+  const bool leaves = plan.n_new > 0 && plan.n_leaving > 0;
+  if (!leaves || at >= plan.n_encoded + plan.n_leaving) return -1;
   const std::int64_t in_window = at - plan.n_encoded;  // below 0 if the tile was cut
   const std::int64_t waiting = plan.n_recent - in_window;
   p.begin = in_window < 0 ? static_cast<int>(-in_window) : 0;

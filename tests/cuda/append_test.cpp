@@ -130,5 +130,137 @@ TEST_F(DeviceAppendTest, WhatIsNotFiniteFlagsItsSequence) {
   }
 }
 
+TEST_F(DeviceAppendTest, AttentionSeesWhatItSeesOfACache) {
+  for (const char* plan :
+       {"kv=nqsym,recent=8,sink=4", "kv=hadamard+lm:b4,recent=0,page=128",
+        "kv=int8,recent=100,sink=1", "k=lm:b4,v=kivi:b4:g32,recent=1,flush=128"}) {
+    Twins twins(config_of({plan, {4, 2, 64}}), 512);
+    for (const auto& counts : std::vector<std::vector<std::int64_t>>{
+             {100, 3, 1}, {1, 1, 1}, {300, 80, 1}, {1, 1, 1}, {60, 60, 60}}) {
+      twins.reserve(counts);
+      twins.append<f16>(counts);
+      twins.expect_equal_attention(plan);
+      if (HasFatalFailure()) return;
+    }
+    twins.expect_equal(plan);
+  }
+}
+
+// A batch filled on the host goes on on the device.
+TEST_F(DeviceAppendTest, GoesOnWhereACacheWas) {
+  for (const char* plan :
+       {"kv=nqsym,recent=8,sink=4,page=128", "k=kivi,v=kivi:b4:g32,recent=0,flush=128",
+        "k=qjl:m64:o6:fixed,v=int8,recent=1", "kv=mean:n32+nqsym,recent=1,sink=2"}) {
+    SCOPED_TRACE(plan);
+    Twins twins(config_of({plan, {4, 2, 64}}), 512);
+    const std::vector<std::int64_t> prompts = {330, 2, 129};
+    for (std::size_t s = 0; s < 3; ++s) {
+      ASSERT_EQ(append(twins.cache(), twins.seq(s), 0, twins.tokens()[s], 0, prompts[s]),
+                Status::ok);
+    }
+    ViewBuffers buffers;
+    const bool centered = twins.window().window().n_centered > 0;
+    if (centered) {  // a sequence without a settled center stays on the host
+      const std::string message =
+          test::message_of<unsupported>([&] { twins.window().load(twins.host_view(buffers)); });
+      EXPECT_TRUE(test::contains(message, {"sequence 1 of the view", "mean of its prompt"}));
+      ASSERT_EQ(append(twins.cache(), twins.seq(1), 0, twins.tokens()[1], 2, 100), Status::ok);
+    }
+    twins.window().load(twins.host_view(buffers));
+    twins.pages().load(twins.host_view(buffers));
+    twins.expect_equal("loaded");
+    for (const auto& counts :
+         std::vector<std::vector<std::int64_t>>{{1, 1, 1}, {63, 130, 1}, {1, 1, 64}}) {
+      twins.reserve(counts);
+      twins.append<float>(counts);
+      twins.expect_equal("continued");
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// One sequence of a host's view into another slot, over one that was there before.
+TEST_F(DeviceAppendTest, LoadsIntoAnySlot) {
+  const CacheConfig config = config_of({"kv=int8,recent=1,sink=2"});
+  Twins twins(config, 256);
+  twins.reserve({100, 100, 100});
+  twins.append<float>({100, 100, 100});
+  Cache other(config);
+  const SeqId seq = other.open();
+  ASSERT_EQ(append(other, seq, 0, twins.tokens()[0], 30, 140), Status::ok);
+  ViewBuffers buffers;
+  const KvView view = other.view(0, {&seq, 1}, buffers);
+  twins.pages().release(1);
+  twins.window().load(view, 1);
+  twins.pages().load(view, 1);
+  const cuda::HostView fetched = twins.fetched();
+  EXPECT_EQ(test::contents(fetched.view(), 1), test::contents(other, seq, 0));
+  for (const std::size_t s : {0u, 2u}) {
+    EXPECT_EQ(test::contents(fetched.view(), static_cast<std::int64_t>(s)),
+              test::contents(twins.cache(), twins.seq(s), 0));
+  }
+  EXPECT_TRUE(
+      test::contains(test::message_of<invalid_argument>([&] { twins.window().load(view, 3); }),
+                     {"DeviceWindow::load", "first_seq = 3"}));
+}
+
+// Without a page the sequence stays as it was, as often as it is asked, until its status is cleared.
+TEST_F(DeviceAppendTest, ASequenceThatLacksPagesIsLeftAlone) {
+  Twins twins(config_of({"kv=nqsym,recent=1,sink=2,page=64"}), 512);
+  twins.reserve({60, 60, 60});
+  twins.append<float>({60, 60, 60});
+  const std::vector<std::byte> before = test::contents(twins.fetched().view(), 1);
+  const std::vector<std::byte> pages_before = twins.page_bytes();
+  for (int i = 0; i < 2; ++i) {
+    twins.append<float>({0, 70, 0}, 0, false);
+    EXPECT_EQ(twins.window().status(), (std::vector<std::uint32_t>{0, cuda::kLacksPages, 0}));
+    EXPECT_EQ(test::contents(twins.fetched().view(), 1), before);
+    EXPECT_EQ(twins.page_bytes(), pages_before);
+    twins.reserve({0, 70, 0});  // too late: the word is sticky
+  }
+  twins.window().clear_status();
+  twins.append<float>({0, 70, 0});
+  twins.reserve({0, 5, 0});
+  twins.append<float>({0, 5, 0});
+  twins.expect_equal("with pages");
+  // Two pages too few for one of them, and a page that no pool has for another.
+  const cuda::PageTable table = twins.pages().table();
+  std::vector<std::int32_t> lists =
+      test::download(table.indices, static_cast<std::size_t>(2 * 3 * 8));
+  lists[4 * 8] = static_cast<std::int32_t>(table.n_pages);
+  twins.reserve({150, 150, 0});
+  const auto spoilt = test::on_device(lists);
+  twins.append<float>({150, 1, 70}, 0, false, spoilt.data());
+  EXPECT_EQ(twins.window().status(),
+            (std::vector<std::uint32_t>{cuda::kLacksPages, 0, cuda::kLacksPages}));
+  EXPECT_EQ(twins.window().counts()[1].n_tokens(), twins.length(1) + 1);
+}
+
+TEST_F(DeviceAppendTest, BadRangesOfRowsAreLeftAlone) {
+  const HeadShape shape{2, 2, 64};
+  Twins twins(config_of({"kv=int8,recent=1,sink=2"}), 256);
+  const auto x = test::on_device(std::vector<float>(10 * 128, 1.0f));
+  const auto try_append = [&](const std::vector<std::int64_t>& indptr) {
+    const auto device = test::on_device(indptr);
+    cuda::AppendRows rows;
+    rows.k = rows.v = dense_rows(x.data(), 10, shape.n_kv_heads, shape.head_dim);
+    rows.indptr = device.data();
+    rows.max_tokens_per_seq = 4;
+    cuda::append_rows(twins.window().window(), twins.pages().table(), rows);
+    const std::vector<std::uint32_t> status = twins.window().status();
+    twins.window().clear_status();
+    return status;
+  };
+  const std::uint32_t bad = cuda::kBadRange;
+  EXPECT_EQ(try_append({0, 5, 7, 7}), (std::vector<std::uint32_t>{bad, 0, 0}));
+  EXPECT_EQ(try_append({0, 2, 1, 1}), (std::vector<std::uint32_t>{0, bad, 0}));
+  EXPECT_EQ(try_append({-1, 2, 4, 6}), (std::vector<std::uint32_t>{bad, 0, 0}));
+  EXPECT_EQ(try_append({4, 6, 8, 11}), (std::vector<std::uint32_t>{0, 0, bad}));
+  const std::vector<cuda::WindowCounts> counts = twins.window().counts();
+  EXPECT_EQ(counts[0].n_tokens(), 2 + 2);
+  EXPECT_EQ(counts[1].n_tokens(), 2 + 2 + 2);
+  EXPECT_EQ(counts[2].n_tokens(), 0 + 2);
+}
+
 }  // namespace
 }  // namespace kvcodec

@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "kvcodec/cuda/append.hpp"
+#include "kvcodec/cuda/attend.hpp"
 #include "tests/cuda/device_tools.hpp"
+#include "tests/support/attend_tools.hpp"
 #include "tests/support/cache_tools.hpp"
 
 namespace kvcodec::test {
@@ -49,6 +51,22 @@ class RaggedRows {
   cuda::DeviceBuffer<T> device_;
 };
 
+/// attend() over a view of device memory.
+inline Result attend_over(const KvView& view, const QueryBatch& batch,
+                          const cuda::AttendLimits& limits) {
+  const auto q = on_device(batch.q);
+  const auto indptr = on_device(batch.indptr);
+  const auto pos = on_device(batch.pos);
+  const auto n_rows = static_cast<std::size_t>(batch.n_tokens() * view.shape.n_q_heads);
+  GuardedBuffer<float> out(n_rows * static_cast<std::size_t>(view.shape.head_dim));
+  GuardedBuffer<float> lse(n_rows);
+  cuda::DeviceBuffer<std::byte> workspace(cuda::attend_workspace_bytes(view, limits));
+  cuda::attend(view, {q.data(), DType::f32, indptr.data(), pos.data()},
+               {out.data(), DType::f32, lse.data()}, default_options(view.shape.head_dim), limits,
+               workspace.data(), workspace.bytes());
+  return {out.to_host(), lse.to_host()};
+}
+
 /// Layer 0 of a configuration on both sides; sequence s of the cache is slot s of the window.
 class Twins {
  public:
@@ -87,8 +105,10 @@ class Twins {
   }
 
   /// counts[s] more tokens to sequence s, as T, on the device; and on the host unless that is not wanted.
+  /// other_lists: page numbers in place of those that reserve() gave.
   template <class T>
-  void append(const std::vector<std::int64_t>& counts, std::int64_t gap = 0, bool host_too = true) {
+  void append(const std::vector<std::int64_t>& counts, std::int64_t gap = 0, bool host_too = true,
+              const std::int32_t* other_lists = nullptr) {
     std::vector<std::int64_t> indptr = {0};
     for (const std::int64_t n : counts) indptr.push_back(indptr.back() + n);
     const std::int64_t n = indptr.back();
@@ -111,7 +131,9 @@ class Twins {
     rows.max_tokens_per_seq =
         std::max<std::int64_t>(1, *std::max_element(counts.begin(), counts.end()));
     rows.pos = pos.data();
-    cuda::append_rows(window_.window(), pages_.table(), rows);
+    cuda::PageTable table = pages_.table();
+    if (other_lists != nullptr) table.indices = other_lists;
+    cuda::append_rows(window_.window(), table, rows);
     const std::vector<std::int32_t> got = pos.to_host();
     for (std::size_t s = 0; s < counts.size(); ++s) {
       for (std::int64_t i = 0; i < counts[s]; ++i) {
@@ -130,6 +152,32 @@ class Twins {
     cuda::synchronize(nullptr);
   }
 
+  /// Attention over the window is that over a copy of the cache, bit for bit.
+  void expect_equal_attention(const std::string& what) {
+    std::vector<std::int64_t> last_pos;
+    cuda::AttendLimits limits;
+    limits.split_rows = 256;
+    limits.max_raw_rows = window_.window().max_raw_rows();
+    for (std::size_t s = 0; s < seqs_.size(); ++s) {
+      last_pos.push_back(length(s) - 1);
+      limits.max_encoded_rows =
+          std::max(limits.max_encoded_rows, window_.window().encoded_rows(length(s)));
+    }
+    const QueryBatch batch = make_queries(cache_.config().shape,
+                                          std::vector<std::int64_t>(seqs_.size(), 1), last_pos, 11);
+    ViewBuffers buffers;
+    const cuda::DeviceView copy(host_view(buffers));
+    const Result want = attend_over(copy.view(), batch, limits);
+    const Result got = attend_over(device_view(), batch, limits);
+    ASSERT_EQ(bits_of(got.out), bits_of(want.out)) << what;
+    ASSERT_EQ(bits_of(got.lse), bits_of(want.lse)) << what;
+  }
+
+  /// All pages of the pool.
+  std::vector<std::byte> page_bytes() {
+    const cuda::PageTable table = pages_.table();
+    return download(table.pages, static_cast<std::size_t>(table.n_pages * table.page_stride));
+  }
   cuda::HostView fetched() { return cuda::HostView(device_view(), host_k_, host_v_); }
 
   /// Counts, rows, bytes of tiles, flags.
