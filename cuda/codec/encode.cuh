@@ -195,7 +195,6 @@ __device__ inline bool prepare_rows(const EncodeSource& source, const EncodePlac
   for (int i = static_cast<int>(threadIdx.x); i < kTileRows * span; i += kTileThreads) {
     const int row = i % kTileRows;
     const int head = at.head + i / kTileRows;
-    if (row < at.begin) continue;
     float* values = x + row * row_stride + i / kTileRows * head_dim;
     if (row >= at.first_new) {
       clamped |= prepare_row(source.transform, source.raw_dtype, head_dim, head, values);

@@ -223,17 +223,39 @@ TEST_F(DeviceAppendTest, ASequenceThatLacksPagesIsLeftAlone) {
   twins.reserve({0, 5, 0});
   twins.append<float>({0, 5, 0});
   twins.expect_equal("with pages");
-  // Two pages too few for one of them, and a page that no pool has for another.
-  const cuda::PageTable table = twins.pages().table();
-  std::vector<std::int32_t> lists =
-      test::download(table.indices, static_cast<std::size_t>(2 * 3 * 8));
-  lists[4 * 8] = static_cast<std::int32_t>(table.n_pages);
-  twins.reserve({150, 150, 0});
-  const auto spoilt = test::on_device(lists);
-  twins.append<float>({150, 1, 70}, 0, false, spoilt.data());
-  EXPECT_EQ(twins.window().status(),
-            (std::vector<std::uint32_t>{cuda::kLacksPages, 0, cuda::kLacksPages}));
-  EXPECT_EQ(twins.window().counts()[1].n_tokens(), twins.length(1) + 1);
+}
+
+// A list that ends where the next stream's begins, one that is short of a page, a page that no pool has.
+TEST_F(DeviceAppendTest, EveryPageOfAStepIsLookedFor) {
+  Twins twins(config_of({"kv=nqsym,recent=1,sink=2,page=64"}), 512);
+  twins.reserve({60, 135, 60});
+  twins.append<float>({60, 135, 60});
+  cuda::PageTable table = twins.pages().table();
+  const auto last = static_cast<std::int32_t>(table.n_pages - 1);
+  const std::vector<std::int64_t> indptr = {0, 1, 2, 5, 8, 10, 12};
+  const std::vector<std::int32_t> good = {last, last - 1, 0,        1,  -1,       2,
+                                          3,    -1,       last - 2, -1, last - 3, -1};
+  const auto device_indptr = test::on_device(indptr);
+  table.indptr = device_indptr.data();
+  const auto status_after = [&](std::vector<std::int32_t> indices, std::int64_t n) {
+    const auto lists = test::on_device(indices);
+    table.indices = lists.data();
+    const std::vector<std::byte> before = twins.page_bytes();
+    twins.append<float>({n, 1, n}, 0, false, &table);
+    const std::vector<std::uint32_t> status = twins.window().status();
+    twins.window().clear_status();
+    if (status[0] != 0 && status[2] != 0) {
+      EXPECT_EQ(twins.page_bytes(), before);
+    }
+    twins.truncate({60, 135, 60});
+    return status;
+  };
+  const std::uint32_t lacks = cuda::kLacksPages;
+  EXPECT_EQ(status_after(good, 70), (std::vector<std::uint32_t>{0, 0, 0}));
+  EXPECT_EQ(status_after(good, 134), (std::vector<std::uint32_t>{lacks, 0, lacks}));
+  std::vector<std::int32_t> bad = good;
+  bad[1] = bad[10] = last + 1;
+  EXPECT_EQ(status_after(bad, 70), (std::vector<std::uint32_t>{lacks, 0, lacks}));
 }
 
 TEST_F(DeviceAppendTest, BadRangesOfRowsAreLeftAlone) {

@@ -105,10 +105,10 @@ class Twins {
   }
 
   /// counts[s] more tokens to sequence s, as T, on the device; and on the host unless that is not wanted.
-  /// other_lists: page numbers in place of those that reserve() gave.
+  /// other_table: in place of the lists that reserve() extends.
   template <class T>
   void append(const std::vector<std::int64_t>& counts, std::int64_t gap = 0, bool host_too = true,
-              const std::int32_t* other_lists = nullptr) {
+              const cuda::PageTable* other_table = nullptr) {
     std::vector<std::int64_t> indptr = {0};
     for (const std::int64_t n : counts) indptr.push_back(indptr.back() + n);
     const std::int64_t n = indptr.back();
@@ -131,9 +131,8 @@ class Twins {
     rows.max_tokens_per_seq =
         std::max<std::int64_t>(1, *std::max_element(counts.begin(), counts.end()));
     rows.pos = pos.data();
-    cuda::PageTable table = pages_.table();
-    if (other_lists != nullptr) table.indices = other_lists;
-    cuda::append_rows(window_.window(), table, rows);
+    cuda::append_rows(window_.window(), other_table == nullptr ? pages_.table() : *other_table,
+                      rows);
     const std::vector<std::int32_t> got = pos.to_host();
     for (std::size_t s = 0; s < counts.size(); ++s) {
       for (std::int64_t i = 0; i < counts[s]; ++i) {
