@@ -44,13 +44,13 @@ TEST_P(DeviceTruncate, IsThatOfACache) {
     twins.reserve(counts[i]);
     twins.append<float>(counts[i]);
     twins.expect_equal("appended " + std::to_string(i));
-    if (HasFatalFailure()) return;
+    if (HasFailure()) return;
     cut(twins, lengths[i]);
-    if (HasFatalFailure()) return;
+    if (HasFailure()) return;
     twins.expect_equal("cut " + std::to_string(i));
-    if (HasFatalFailure()) return;
+    if (HasFailure()) return;
     if (cuda::supports(twins.device_view())) twins.expect_equal_attention("cut");
-    if (HasFatalFailure()) return;
+    if (HasFailure()) return;
   }
 }
 
@@ -72,7 +72,7 @@ TEST_F(DeviceTruncateTest, SharedHeadsAreCutTogether) {
     twins.append<float>({130, 70});
     cut(twins, {length, 33});
     twins.expect_equal("cut to " + std::to_string(length));
-    if (HasFatalFailure()) return;
+    if (HasFailure()) return;
   }
 }
 
@@ -104,7 +104,7 @@ TEST_F(DeviceTruncateTest, RowsThatACenterIsTheMeanOfStay) {
   twins.pages().load(twins.host_view(buffers));
   for (const std::int64_t length : {250, 101, 102}) {
     cut(twins, {length});
-    if (HasFatalFailure()) return;
+    if (HasFailure()) return;
     twins.reserve({1});
     twins.append<float>({1});
     twins.expect_equal("cut to " + std::to_string(length));
