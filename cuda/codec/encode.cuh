@@ -1,5 +1,5 @@
-// Encoding on the device: one CTA makes one tile. Its threads load the rows into shared memory, one
-// thread transforms a row, one thread encodes a part into a zeroed tile, all of them store the tile.
+// Encoding on the device: one CTA makes one tile. Its threads load the rows into shared memory, a
+// warp transforms a row, one thread encodes a part into a zeroed tile, all of them store the tile.
 // Rows that waited in a window come from there, transformed and rounded already.
 //
 // Compile with --fmad=false: the bytes must be those of the CPU.
@@ -170,14 +170,14 @@ __device__ inline bool load_rows(const EncodeSource& source, const EncodePlace& 
   return clamped;
 }
 
-/// x [head_dim]: a new row of one head, transformed and rounded to the raw type. Returns whether a value
-/// had to be clamped to that.
+/// x [head_dim]: a new row of one head, transformed and rounded to the raw type, by all lanes of a warp.
+/// Returns whether a value of this lane had to be clamped to that.
 __device__ inline bool prepare_row(const PackedChain& transform, DType raw_dtype, int head_dim,
                                    int kv_head, float* x) {
   forward(transform, head_dim, kv_head, x);
   const float limit = dtype_max(raw_dtype);
   bool clamped = false;
-  for (int c = 0; c < head_dim; ++c) {
+  for (int c = static_cast<int>(threadIdx.x % 32); c < head_dim; c += 32) {
     clamped |= !(abs_of(x[c]) <= limit);
     float value = clamp_finite(x[c], limit);
     if (raw_dtype == DType::f16) value = to_f32(to_f16(value));
@@ -187,12 +187,14 @@ __device__ inline bool prepare_row(const PackedChain& transform, DType raw_dtype
   return clamped;
 }
 
-/// The rows of a tile, made what a Cache hands to its codec, by all threads: a row of a head each.
+/// The rows of a tile, made what a Cache hands to its codec, by all threads: a row of a head at a time by
+/// a warp.
 __device__ inline bool prepare_rows(const EncodeSource& source, const EncodePlace& at,
                                     int n_kv_heads, int head_dim, int span, int row_stride,
                                     float* x) {
   bool clamped = false;
-  for (int i = static_cast<int>(threadIdx.x); i < kTileRows * span; i += kTileThreads) {
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  for (int i = warp; i < kTileRows * span; i += kTileThreads / 32) {
     const int row = i % kTileRows;
     const int head = at.head + i / kTileRows;
     float* values = x + row * row_stride + i / kTileRows * head_dim;
@@ -202,7 +204,7 @@ __device__ inline bool prepare_rows(const EncodeSource& source, const EncodePlac
     if (source.center == nullptr) continue;
     const float* center =
         source.center + (static_cast<std::int64_t>(at.seq) * n_kv_heads + head) * head_dim;
-    for (int c = 0; c < head_dim; ++c) values[c] -= center[c];
+    for (int c = static_cast<int>(threadIdx.x % 32); c < head_dim; c += 32) values[c] -= center[c];
   }
   return clamped;
 }

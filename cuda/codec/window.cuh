@@ -158,7 +158,7 @@ __device__ inline bool store_rows(const EncodeSource& source, const WindowPlan& 
     x[i / head_dim * stride + channel] = clamp_finite(value, limit);
   }
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += kTileThreads) {
+  for (int i = static_cast<int>(threadIdx.x / 32); i < n; i += kTileThreads / 32) {
     clamped |= prepare_row(source.transform, source.raw_dtype, head_dim, at.head, x + i * stride);
   }
   __syncthreads();
