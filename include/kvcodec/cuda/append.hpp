@@ -128,8 +128,8 @@ struct AppendRows {
 /// Appends to every sequence, with the bytes that Cache::append leaves, however the rows are spread
 /// over calls.
 ///
-/// Launches: one that plans, those that encode (one if K and V have codecs of one type, else two; twice
-/// as many for qjl), one that moves rows in the windows. A sequence that cannot take its rows is left as
+/// Launches: one that plans, those that encode (one if K and V have codecs of one type, else two; one
+/// more for qjl keys), one that moves rows in the windows. A sequence that cannot take its rows is left as
 /// it was and its status says why; the others are not concerned.
 /// Throws invalid_argument naming the field, cuda_error.
 void append_rows(const LayerWindow& window, const PageTable& pages, const AppendRows& rows,
