@@ -16,15 +16,18 @@ set(kvcodec_cuda_sources
   attend/instances/table1_table4.cu
   attend/instances/table2_table2.cu
   attend/instances/table4_table4.cu
+  codec/append.cu
   codec/codebook.cu
   codec/codebook_link.cu
   codec/decode.cu
+  codec/device_window.cu
   codec/encode.cu
   codec/slice_0.cu
   codec/slice_1.cu
   codec/slice_2.cu
   codec/slice_3.cu
   core/device.cu
+  core/host_view.cu
   core/memory.cu
   core/view.cu
   policy/compact.cu

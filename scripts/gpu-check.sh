@@ -217,6 +217,8 @@ build_directly() {
   local objects=$out/objects cxx=${CXX:-g++} source name sources
   local common="-std=c++20 -O2 -DNDEBUG -DKVCODEC_NO_SIMD=1 -DKVCODEC_NO_JSON=1 -I. -Iinclude"
   local device="-std=c++20 -O3 -DNDEBUG -I. -Iinclude -gencode $gencode -ccbin $cxx"
+  local toolkit library=()
+  toolkit=$(cd "$(dirname "$(readlink -f "$nvcc")")/.." && pwd)
   rm -rf "$objects" "${out:?}/bin"
   mkdir -p "$objects" "$out/bin"
   object_of() {
@@ -233,7 +235,8 @@ build_directly() {
       esac
     done
     for name in $(device_tests); do
-      job "tests/cuda/$name.cpp" "$cxx -ffp-contract=off $common -O1 -Itests/cuda/mini_gtest"
+      job "tests/cuda/$name.cpp" "$cxx -ffp-contract=off $common -O1 -Itests/cuda/mini_gtest \
+        -isystem '$toolkit/include'"
     done
     job tests/cuda/mini_gtest/main.cpp "$cxx $common -Itests/cuda/mini_gtest"
     job bench/cuda/device_tools.cu "'$nvcc' $device"
@@ -247,8 +250,6 @@ build_directly() {
   attempt "$logs/build.log" "$(limited 330 120)" \
     xargs -a "$out/jobs" -P "$jobs" -d '\n' -n 1 \
     bash -c 'eval "$1" || { echo "failed: $1"; exit 255; }' job || return 1
-  local toolkit library=()
-  toolkit=$(cd "$(dirname "$(readlink -f "$nvcc")")/.." && pwd)
   for name in "$toolkit/lib64" "$toolkit/targets/x86_64-linux/lib" "$toolkit/targets/sbsa-linux/lib" \
     "$toolkit/lib"; do
     if [[ -e $name/libcudart_static.a ]]; then library=(-L "$name") && break; fi

@@ -8,6 +8,7 @@
 #include "bench/cuda/device_tools.hpp"
 #include "kvcodec/cache/cache_config.hpp"
 #include "kvcodec/codec/make_codec.hpp"
+#include "kvcodec/cuda/append.hpp"
 #include "kvcodec/cuda/attend.hpp"
 #include "kvcodec/transform/builtin.hpp"
 
@@ -160,6 +161,7 @@ Plan make_plan(Extent extent) {
   plan.rotated_bytes = std::size_t{512} << 20;
   plan.pool_bytes = std::size_t{36} << 30;
   plan.encode_tokens = 65536;
+  plan.append_batch = 64;
   std::vector<std::int64_t> contexts = {4096, 16384, 32768, 65536, 131072};
   std::vector<int> batches = {1, 8, 64};
   std::vector<int> gqas = {1, 4, 8};
@@ -178,6 +180,7 @@ Plan make_plan(Extent extent) {
     plan.rotated_bytes = 0;
     plan.pool_bytes = std::size_t{2} << 20;
     plan.encode_tokens = 128;
+    plan.append_batch = 2;
   }
   for (const std::int64_t context : contexts) {
     for (const int batch : batches) {
@@ -272,6 +275,50 @@ void measure_encode(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& 
   row.ms =
       median_ms([&](std::int64_t) { subject.run(pool.data()); }, plan.n_samples, plan.sample_ms);
   row.bytes = static_cast<double>(subject.row_bytes() + subject.page_bytes());
+}
+
+void measure_append(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& row) {
+  const FormatPair formats(row.format);
+  CacheConfig config;
+  config.shape = {kKvHeads, kKvHeads, kHeadDim};
+  config.layers.resize(1);
+  config.layers[0].k = {formats.k_transform, {}, formats.k, {}};
+  config.layers[0].v = {formats.v_transform, {}, formats.v, {}};
+  config.page_size = kPageSize;
+  config.max_sequences = plan.append_batch;
+  const cuda::DeviceWindow window(config, 0);
+  const PageFormat& format = window.window().format;
+  const std::int64_t n_steps =
+      plan.append_batch < 64 ? 128 : 1024;  // then the sequences start anew
+  const PageLists lists(std::int64_t{plan.append_batch} * kKvHeads / format.span,
+                        window.window().pages_needed(n_steps));
+  need(lists.indices.size() * format.page_bytes(), pool);
+  const cuda::PageTable table{pool.data(), static_cast<std::int64_t>(format.page_bytes()),
+                              static_cast<std::int64_t>(lists.indices.size()), lists.indptr.data(),
+                              lists.indices.data()};
+  const auto k = rows_on_device(plan.append_batch, 5);
+  const auto v = rows_on_device(plan.append_batch, 6);
+  std::vector<std::int64_t> ends;
+  for (std::int64_t s = 0; s <= plan.append_batch; ++s) ends.push_back(s);
+  const auto indptr = on_device(ends);
+  const auto nothing = on_device(std::vector<std::int64_t>(ends.size(), 0));
+  cuda::AppendRows rows;
+  rows.k = dense_rows(k.data(), plan.append_batch, kKvHeads, kHeadDim);
+  rows.v = dense_rows(v.data(), plan.append_batch, kKvHeads, kHeadDim);
+  rows.indptr = indptr.data();
+  row.ms = median_ms(
+      [&](std::int64_t i) {
+        if (i % n_steps == 0) cuda::truncate_rows(window.window(), nothing.data());
+        cuda::append_rows(window.window(), table, rows);
+      },
+      plan.n_samples, plan.sample_ms);
+  for (const std::uint32_t status : window.status()) {
+    if (status != cuda::kWindowOk) throw std::runtime_error("a sequence took no rows");
+  }
+  const auto row_bytes = static_cast<double>(k.bytes() + v.bytes());
+  const double page_bytes = static_cast<double>(plan.append_batch * kKvHeads / format.span) *
+                            static_cast<double>(format.page_bytes()) / kPageSize;
+  row.bytes = 3.0 * row_bytes + page_bytes;
 }
 
 void measure_decode(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& row) {

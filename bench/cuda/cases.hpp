@@ -39,6 +39,7 @@ struct Plan {
   std::size_t rotated_bytes = 0;
   std::size_t pool_bytes = 0;  ///< wanted for pages
   std::int64_t encode_tokens = 0;
+  int append_batch = 0;  ///< sequences that take a token each
 };
 
 Plan make_plan(Extent extent);
@@ -76,6 +77,10 @@ class AttendSubject {
 
 /// encode_rows of f16 rows of K and V. Bytes: rows read and pages written.
 void measure_encode(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& row);
+
+/// append_rows of one f16 token of K and V to each of append_batch sequences, pages included, which are
+/// written every 64 steps. Bytes: rows read, window written and, once per row, read again and encoded.
+void measure_append(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& row);
 
 /// decode_tiles of K tiles to f16. Bytes: tiles read and values written.
 void measure_decode(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& row);

@@ -1,4 +1,4 @@
-// Decode attention, encoding and decoding on a device, as shares of the memory bandwidth that is
+// Decode attention, encoding, appending and decoding on a device, as shares of the memory bandwidth that is
 // measured first in the same run. `device_bench --help` has the options.
 #include <algorithm>
 #include <chrono>
@@ -157,18 +157,9 @@ class Run {
         add(std::move(row));
       }
     }
-    for (const bool encode : {true, false}) {
-      for (const std::string& format : encode ? plan_.encode_formats : plan_.decode_formats) {
-        if (late()) break;
-        Row row{encode ? "encode" : "decode", format};
-        row.bandwidth = report_.copy_bytes_per_s;
-        row.note = guarded([&] {
-          if (encode) measure_encode(pool, plan_, row);
-          else measure_decode(pool, plan_, row);
-        });
-        add(std::move(row));
-      }
-    }
+    each_format("encode", plan_.encode_formats, pool, measure_encode);
+    each_format("append", plan_.encode_formats, pool, measure_append);
+    each_format("decode", plan_.decode_formats, pool, measure_decode);
     return failures_ == 0;
   }
 
@@ -191,6 +182,18 @@ class Run {
     } catch (const std::exception& e) {
       ++failures_;
       return std::string("failed: ") + e.what();
+    }
+  }
+
+  void each_format(const char* operation, const std::vector<std::string>& formats,
+                   cuda::DeviceBuffer<std::byte>& pool,
+                   void (*measure)(cuda::DeviceBuffer<std::byte>&, const Plan&, Row&)) {
+    for (const std::string& format : formats) {
+      if (late()) break;
+      Row row{operation, format};
+      row.bandwidth = report_.copy_bytes_per_s;
+      row.note = guarded([&] { measure(pool, plan_, row); });
+      add(std::move(row));
     }
   }
 
@@ -227,6 +230,7 @@ void list(const Plan& plan) {
     }
   }
   for (const std::string& format : plan.encode_formats) std::printf("encode %s\n", format.c_str());
+  for (const std::string& format : plan.encode_formats) std::printf("append %s\n", format.c_str());
   for (const std::string& format : plan.decode_formats) std::printf("decode %s\n", format.c_str());
 }
 

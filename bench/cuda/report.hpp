@@ -11,7 +11,7 @@ namespace kvcodec::bench {
 
 /// One measured operation.
 struct Row {
-  std::string operation;  ///< attend, encode, decode
+  std::string operation;  ///< attend, encode, append, decode
   std::string format;     ///< as in a plan, without "kv="
   int gqa = 0;            ///< attend only, as the two below
   std::int64_t context = 0;

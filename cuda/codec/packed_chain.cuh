@@ -38,13 +38,49 @@ bool pack_any(TypeList<Ts...>, const AnyTransform& any, PackedChain& chain) noex
   return (pack_as<Ts>(any, type++, chain) || ...);
 }
 
+/// t.forward by all lanes of a warp, the same operations on every value; __syncwarp before and after.
+template <Transform T>
+__device__ void forward_by_warp(const T& t, int head_dim, int kv_head, float* x) {
+  if (threadIdx.x % 32 != 0) return;
+  if constexpr (PerHeadTransform<T>) t.forward(head_dim, kv_head, x);
+  else t.forward(head_dim, x);
+}
+
+__device__ inline void forward_by_warp(const Hadamard& t, int head_dim, int, float* x) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  for (int c = lane; t.seed != 0 && c < head_dim; c += 32) {
+    if (Hadamard::negative(t.seed, c)) x[c] = -x[c];
+  }
+  __syncwarp();
+  Hadamard::for_each_piece(head_dim, [&](int first, int size) {
+    float* piece = x + first;
+    for (int half = 1; half < size; half *= 2) {
+      for (int i = lane; i < size / 2; i += 32) {
+        const int at = i / half * 2 * half + i % half;
+        const float a = piece[at];
+        const float b = piece[at + half];
+        piece[at] = a + b;
+        piece[at + half] = a - b;
+      }
+      __syncwarp();
+    }
+    const float norm = 1.0f / sqrtf(static_cast<float>(size));
+    for (int i = lane; i < size; i += 32) piece[i] *= norm;
+  });
+}
+
+__device__ inline void forward_by_warp(const ChannelAffine& t, int head_dim, int kv_head,
+                                       float* x) {
+  const float* s = t.scales.scale + kv_head * head_dim;
+  for (int c = static_cast<int>(threadIdx.x % 32); c < head_dim; c += 32) x[c] = x[c] / s[c];
+}
+
 template <Transform T>
 __device__ __forceinline__ void forward_as(const PackedChain::Link& link, int head_dim, int kv_head,
                                            float* x) {
   T t;
   memcpy(&t, link.value, sizeof(T));
-  if constexpr (PerHeadTransform<T>) t.forward(head_dim, kv_head, x);
-  else t.forward(head_dim, x);
+  forward_by_warp(t, head_dim, kv_head, x);
 }
 
 template <class... Ts>
@@ -66,11 +102,13 @@ inline bool pack(TransformChain chain, PackedChain& packed) noexcept {
   return known;
 }
 
-/// x [head_dim] <- the transformed row, by one thread.
+/// x [head_dim] in shared memory <- the transformed row, by all lanes of a warp, which are in step before
+/// and after.
 __device__ __forceinline__ void forward(const PackedChain& chain, int head_dim, int kv_head,
                                         float* x) {
   for (int i = 0; i < chain.n; ++i) {
     detail::forward_any(BuiltinTransforms{}, chain.links[i], head_dim, kv_head, x);
+    __syncwarp();
   }
 }
 

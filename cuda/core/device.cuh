@@ -81,7 +81,7 @@ template <class... P>
   config.stream = shape.stream;
   return cudaLaunchKernelEx(&config, kernel, args...);
 #else
-  return simt::launch(kernel, shape.grid, shape.threads, shape.shared_bytes, args...);
+  return simt::launch(kernel, shape.grid, shape.threads, shape.shared_bytes, shape.stream, args...);
 #endif
 }
 

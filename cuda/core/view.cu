@@ -6,6 +6,7 @@
 
 #include "cuda/core/check.hpp"
 #include "cuda/core/device.cuh"
+#include "cuda/core/page_numbers.hpp"
 #include "kvcodec/cuda/memory.hpp"
 
 namespace kvcodec::cuda {
@@ -80,34 +81,15 @@ const RawRows* copy_raw_rows(Arena& arena, const KvView& host, const RawRows* fr
   return device;
 }
 
-/// What a page list refers to, renumbered.
-struct PageNumbers {
-  std::vector<std::int32_t> host_page;  ///< by new number
-  std::vector<std::int32_t> indices;    ///< new numbers
-};
-
-PageNumbers renumber(const KvView& host, std::int64_t n_streams) {
-  PageNumbers numbers;
-  if (host.indptr == nullptr) return numbers;
-  std::unordered_map<std::int32_t, std::int32_t> known;
-  for (std::int64_t i = 0; i < host.indptr[n_streams]; ++i) {
-    const auto next = static_cast<std::int32_t>(numbers.host_page.size());
-    const auto [at, is_new] = known.emplace(host.indices[i], next);
-    if (is_new) numbers.host_page.push_back(host.indices[i]);
-    numbers.indices.push_back(at->second);
-  }
-  return numbers;
-}
-
 /// [n_pages, page_size] values of the pages that are used.
 template <class T>
 const T* copy_slots(Arena& arena, const T* from, const PageNumbers& numbers,
                     std::int32_t page_size) {
   if (from == nullptr) return nullptr;
   T* to = nullptr;
-  const T* device = arena.add(numbers.host_page.size() * static_cast<std::size_t>(page_size), &to);
+  const T* device = arena.add(numbers.old_page.size() * static_cast<std::size_t>(page_size), &to);
   if (to == nullptr) return device;
-  for (const std::int32_t page : numbers.host_page) {
+  for (const std::int32_t page : numbers.old_page) {
     to = std::copy_n(from + static_cast<std::int64_t>(page) * page_size, page_size, to);
   }
   return device;
@@ -151,6 +133,7 @@ KvView fill_arena(Arena& arena, const KvView& host, const PageNumbers& numbers,
   view.indices =
       arena.copy(numbers.indices.data(), static_cast<std::int64_t>(numbers.indices.size()));
   view.last_page_len = arena.copy(host.last_page_len, n_streams);
+  view.n_encoded = arena.copy(host.n_encoded, n_streams);
   view.first_pos = arena.copy(host.first_pos, n_streams);
   view.slot_pos = copy_slots(arena, host.slot_pos, numbers, host.format.page_size);
   view.slot_mask = copy_slots(arena, host.slot_mask, numbers, host.format.page_size);
@@ -202,7 +185,7 @@ DeviceView::DeviceView(const KvView& host, Stream stream) {
   view_.v_codec = v_codec;
   rest_.upload(arena.host(), stream);
 
-  host_page_ = std::move(numbers.host_page);
+  host_page_ = std::move(numbers.old_page);
   const std::size_t page_bytes = host.format.page_bytes();
   pages_ = DeviceBuffer<std::byte>(host_page_.size() * page_bytes);
   view_.pages = pages_.data();

@@ -219,9 +219,9 @@ bool good_view(const KvView& v) noexcept {
   if (v.n_seq == 0) return true;
   if (v.indptr == nullptr) return false;
   const std::int64_t n_pages = v.indptr[std::int64_t{v.n_seq} * v.n_streams_per_seq()];
-  return n_pages == 0 ||
-         (v.pages != nullptr && v.indices != nullptr && v.last_page_len != nullptr &&
-          v.page_stride >= static_cast<std::int64_t>(v.format.page_bytes()));
+  return n_pages == 0 || (v.pages != nullptr && v.indices != nullptr &&
+                          (v.last_page_len != nullptr || v.n_encoded != nullptr) &&
+                          v.page_stride >= static_cast<std::int64_t>(v.format.page_bytes()));
 }
 
 }  // namespace

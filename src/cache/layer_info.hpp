@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kvcodec/cache/cache_config.hpp"
+#include "kvcodec/cache/window_rule.hpp"
 #include "kvcodec/codec/codebook.hpp"
 #include "kvcodec/page/page_format.hpp"
 
@@ -48,13 +50,17 @@ struct LayerInfo {
   }
   /// Rows the recent window holds at most, once nothing waits for a center or the end of the prompt.
   std::int64_t capacity() const noexcept { return keep() + leaving(); }
-  /// Encoded rows once `rows` rows (sinks not counted) have been appended, if `encoded` are now.
-  /// Without staged rows.
-  std::int64_t encoded_after(std::int64_t rows, std::int64_t encoded) const noexcept {
-    const std::int64_t whole = (rows - keep()) / config.flush_rows * config.flush_rows;
-    return std::max(encoded, rows >= keep() ? whole : 0);
-  }
+  /// Of layers without staged rows.
+  WindowRule rule() const noexcept { return {keep(), config.flush_rows}; }
 };
+
+/// Layer `index` of a configuration, its codecs with tables. Throws as Cache does, about this layer.
+/// Not filled in: pool, rope.
+LayerInfo make_layer(const CacheConfig& config, std::size_t index);
+
+/// Throws invalid_argument unless low <= value <= high.
+void check_range(const std::string& where, const char* name, std::int64_t value, std::int64_t low,
+                 std::int64_t high);
 
 /// Working memory of appends; one per cache.
 struct AppendScratch {

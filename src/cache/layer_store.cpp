@@ -75,7 +75,7 @@ std::int64_t LayerStore::pages_for_leaving(const LayerInfo& layer, const PagePoo
     const std::int64_t rows = before + n_recent_ + n;
     std::int64_t after = before;
     if (!layer.stages_rows) {
-      after = layer.encoded_after(rows, before);
+      after = layer.rule().encoded_after(rows, before);
     } else {
       const std::int64_t leaving = std::max<std::int64_t>(0, n_recent_ + n - layer.keep());
       after += (staged_.n(stream) + leaving) / kTileRows * kTileRows;
@@ -155,7 +155,7 @@ void LayerStore::restart_centers(const LayerInfo& layer) noexcept {
 void LayerStore::settle(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch) {
   if (!may_leave(layer, 0)) return;
   if (!layer.stages_rows) {
-    const std::int64_t target = layer.encoded_after(n_encoded(0) + n_recent_, n_encoded(0));
+    const std::int64_t target = layer.rule().encoded_after(n_encoded(0) + n_recent_, n_encoded(0));
     while (n_encoded(0) < target) encode_oldest(layer, pool, scratch);
     return;
   }

@@ -62,6 +62,15 @@ cuda::DeviceBuffer<T> on_device(const std::vector<T>& host) {
   return cuda::DeviceBuffer<T>(std::span<const T>(host));
 }
 
+/// Host copy of n values.
+template <class T>
+std::vector<T> download(const T* device, std::size_t n) {
+  std::vector<T> host(n);
+  cuda::detail::copy_out(host.data(), device, n * sizeof(T), nullptr);
+  cuda::synchronize(nullptr);
+  return host;
+}
+
 /// Values in another storage type, rounded.
 template <class T>
 std::vector<T> rounded(const std::vector<float>& x) {

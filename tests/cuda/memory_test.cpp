@@ -6,6 +6,7 @@
 #include "kvcodec/cuda/device.hpp"
 #include "kvcodec/cuda/memory.hpp"
 #include "tests/cuda/device_tools.hpp"
+#include "tests/support/attend_tools.hpp"
 #include "tests/support/cache_tools.hpp"
 #include "tests/support/codecs.hpp"
 
@@ -235,6 +236,13 @@ TEST_P(DeviceViews, HoldWhatTheHostsViewHolds) {
   expect_same_books(host, host.k_codecs, returned.view.k_codecs);
   expect_same_books(host, host.v_codecs, returned.view.v_codecs);
 
+  if (host.k_codecs == nullptr && host.v_codecs == nullptr) {
+    const cuda::HostView fetched(device.view(), host.k_codec, host.v_codec);
+    expect_same(host, fetched.view());
+  } else {
+    EXPECT_THROW(cuda::HostView(device.view(), host.k_codec, host.v_codec), unsupported);
+  }
+
   // Pages come back to where they were, and nothing else is written.
   std::int32_t last = 0;
   for (std::int32_t i = 0; i < device.n_pages(); ++i) last = std::max(last, device.host_page(i));
@@ -265,6 +273,45 @@ INSTANTIATE_TEST_SUITE_P(Plans, DeviceViews,
                          [](const auto& plan) {
                            return std::to_string(plan.index) + "_" + test::test_name(plan.param);
                          });
+
+// Lists with room behind the last page: what stands there is looked at by nobody.
+class DeviceMemoryLists : public test::OnDevice<> {};
+
+TEST_F(DeviceMemoryLists, ReachFurtherThanTheRows) {
+  Cache cache(make_cache_config("kv=nqsym,recent=8,sink=4", {4, 2, 64}, 1, 2048, 2));
+  const test::Tokens tokens(cache.config().shape, 300, 3);
+  std::vector<SeqId> seqs = {cache.open(), cache.open()};
+  ASSERT_EQ(test::append(cache, seqs[0], 0, tokens, 0, 300), Status::ok);
+  ASSERT_EQ(test::append(cache, seqs[1], 0, tokens, 0, 20), Status::ok);  // no page
+  ViewBuffers buffers;
+  const KvView host = cache.view(0, seqs, buffers);
+  std::vector<std::int64_t> indptr = {0};
+  std::vector<std::int32_t> indices;
+  std::vector<std::int64_t> n_encoded;
+  for (std::int64_t s = 0; s < 4; ++s) {
+    n_encoded.push_back(host.encoded_rows(s));
+    indices.insert(indices.end(), host.indices + host.indptr[s], host.indices + host.indptr[s + 1]);
+    indices.push_back(-1);
+    indices.push_back(1 << 30);
+    indptr.push_back(static_cast<std::int64_t>(indices.size()));
+  }
+  KvView ahead = host;
+  ahead.indptr = indptr.data();
+  ahead.indices = indices.data();
+  ahead.n_encoded = n_encoded.data();
+  ahead.last_page_len = nullptr;
+  expect_same(host, ahead);
+  const cuda::DeviceView device(ahead);
+  EXPECT_EQ(device.n_pages(), 2 * 4);
+  const cuda::HostView fetched(device.view(), host.k_codec, host.v_codec);
+  expect_same(host, fetched.view());
+  const test::QueryBatch batch = test::make_queries(host.shape, {1, 1}, {299, 19}, 7);
+  const AttendOptions options = test::default_options(64);
+  const test::Result want = test::run_attend(host, batch, options);
+  for (const KvView& view : {ahead, fetched.view()}) {
+    EXPECT_EQ(test::bits_of(test::run_attend(view, batch, options).out), test::bits_of(want.out));
+  }
+}
 
 }  // namespace
 }  // namespace kvcodec

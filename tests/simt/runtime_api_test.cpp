@@ -113,5 +113,178 @@ TEST(RuntimeApi, TheDeviceIsWhatTheTestSays) {
   cudaGetLastError();
 }
 
+/// Half a warp waits for lanes that have returned.
+__global__ void leaves_a_warp() {
+  if (threadIdx.x < 16) __syncwarp(0xffffffffu);
+}
+
+__global__ void add(float* x, float y) { x[threadIdx.x] += y; }
+
+/// A stream that captures, and the graph of what it was told.
+class Recorded {
+ public:
+  explicit Recorded(cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal,
+                    unsigned flags = cudaStreamNonBlocking) {
+    EXPECT_EQ(cudaStreamCreateWithFlags(&stream_, flags), cudaSuccess);
+    EXPECT_EQ(cudaStreamBeginCapture(stream_, mode), cudaSuccess);
+  }
+  ~Recorded() {
+    if (graph_ != nullptr) {
+      EXPECT_EQ(cudaGraphDestroy(graph_), cudaSuccess);
+    }
+    EXPECT_EQ(cudaStreamDestroy(stream_), cudaSuccess);
+    cudaGetLastError();
+  }
+  cudaStream_t stream() const { return stream_; }
+  cudaStreamCaptureStatus status() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    EXPECT_EQ(cudaStreamIsCapturing(stream_, &status), cudaSuccess);
+    return status;
+  }
+  cudaError_t end() { return cudaStreamEndCapture(stream_, &graph_); }
+  cudaGraph_t graph() const { return graph_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  cudaGraph_t graph_ = nullptr;
+};
+
+TEST(StreamCapture, RecordsAndReplays) {
+  const DeviceArray<float> x(4);
+  const DeviceArray<float> y(4);
+  std::vector<float> host = {1, 2, 3, 4};
+  Recorded recorded;
+  const cudaStream_t stream = recorded.stream();
+  EXPECT_EQ(recorded.status(), cudaStreamCaptureStatusActive);
+  EXPECT_EQ(cudaMemsetAsync(x.data(), 0, 16, stream), cudaSuccess);
+  EXPECT_EQ(cudaMemcpyAsync(y.data(), host.data(), 16, cudaMemcpyHostToDevice, stream),
+            cudaSuccess);
+  float amount = 5.0f;
+  EXPECT_LAUNCHES(launch(add, {1, 4, 0, stream}, x.data(), amount));
+  EXPECT_LAUNCHES(launch(add, {1, 4, 0, stream}, y.data(), 0.5f));
+  amount = 100.0f;  // arguments are copied when they are captured
+  EXPECT_TRUE(std::isnan(x[0]));
+  ASSERT_EQ(recorded.end(), cudaSuccess);
+  EXPECT_EQ(recorded.status(), cudaStreamCaptureStatusNone);
+  std::size_t n = 0;
+  EXPECT_EQ(cudaGraphGetNodes(recorded.graph(), nullptr, &n), cudaSuccess);
+  EXPECT_EQ(n, 4u);
+  cudaGraphExec_t instance = nullptr;
+  ASSERT_EQ(cudaGraphInstantiate(&instance, recorded.graph(), 0), cudaSuccess);
+  EXPECT_TRUE(std::isnan(x[0])) << "nothing has happened yet";
+  for (int i = 0; i < 3; ++i) {
+    host[1] = static_cast<float>(10 * i);  // memory is read when the graph runs
+    EXPECT_EQ(cudaGraphLaunch(instance, stream), cudaSuccess);
+    EXPECT_EQ(x[2], 5.0f);
+    EXPECT_EQ(y[1], static_cast<float>(10 * i) + 0.5f);
+    EXPECT_EQ(y[3], 4.5f);
+  }
+  EXPECT_EQ(cudaGraphExecDestroy(instance), cudaSuccess);
+  EXPECT_EQ(cudaGraphExecDestroy(instance), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaGraphLaunch(instance, stream), cudaErrorInvalidValue);
+}
+
+TEST(StreamCapture, AGraphGoesIntoAnother) {
+  const DeviceArray<float> x(1);
+  ASSERT_EQ(cudaMemset(x.data(), 0, 4), cudaSuccess);
+  Recorded inner;
+  EXPECT_LAUNCHES(launch(add, {1, 1, 0, inner.stream()}, x.data(), 1.0f));
+  ASSERT_EQ(inner.end(), cudaSuccess);
+  cudaGraphExec_t twice = nullptr;
+  cudaGraphExec_t once = nullptr;
+  ASSERT_EQ(cudaGraphInstantiateWithFlags(&once, inner.graph(), 0), cudaSuccess);
+  Recorded outer;
+  EXPECT_EQ(cudaGraphLaunch(once, outer.stream()), cudaSuccess);
+  EXPECT_EQ(cudaGraphLaunch(once, outer.stream()), cudaSuccess);
+  ASSERT_EQ(outer.end(), cudaSuccess);
+  EXPECT_EQ(x[0], 0.0f);
+  ASSERT_EQ(cudaGraphInstantiate(&twice, outer.graph(), 0), cudaSuccess);
+  EXPECT_EQ(cudaGraphLaunch(twice, nullptr), cudaSuccess);
+  EXPECT_EQ(x[0], 2.0f);
+  EXPECT_EQ(cudaGraphExecDestroy(once), cudaSuccess);
+  EXPECT_EQ(cudaGraphExecDestroy(twice), cudaSuccess);
+}
+
+// Each of them is refused, and with it the capture that it came into.
+TEST(StreamCapture, RefusesWhatADeviceRefuses) {
+  const DeviceArray<float> x(1);
+  float host = 1.0f;
+  void* p = nullptr;
+  cudaEvent_t event = nullptr;
+  ASSERT_EQ(cudaEventCreate(&event), cudaSuccess);
+  const auto refused = [&](const char* what, const auto& call) {
+    Recorded recorded;
+    EXPECT_EQ(call(recorded.stream()), cudaErrorStreamCaptureUnsupported) << what;
+    EXPECT_EQ(cudaPeekAtLastError(), cudaErrorStreamCaptureUnsupported) << what;
+    EXPECT_EQ(recorded.status(), cudaStreamCaptureStatusInvalidated) << what;
+    EXPECT_EQ(launch(add, {1, 1, 0, recorded.stream()}, x.data(), 1.0f),
+              cudaErrorStreamCaptureInvalidated);
+    EXPECT_EQ(recorded.end(), cudaErrorStreamCaptureInvalidated) << what;
+    EXPECT_EQ(recorded.graph(), nullptr);
+  };
+  refused("cudaMalloc", [&](cudaStream_t) { return cudaMalloc(&p, 16); });
+  refused("cudaFree", [&](cudaStream_t) { return cudaFree(nullptr); });
+  refused("cudaMallocHost", [&](cudaStream_t) { return cudaMallocHost(&p, 16); });
+  refused("cudaMallocAsync", [&](cudaStream_t s) { return cudaMallocAsync(&p, 16, s); });
+  refused("cudaMemcpy",
+          [&](cudaStream_t) { return cudaMemcpy(x.data(), &host, 4, cudaMemcpyHostToDevice); });
+  refused("cudaStreamSynchronize", [](cudaStream_t s) { return cudaStreamSynchronize(s); });
+  refused("cudaStreamQuery", [](cudaStream_t s) { return cudaStreamQuery(s); });
+  refused("cudaDeviceSynchronize", [](cudaStream_t) { return cudaDeviceSynchronize(); });
+  refused("cudaEventRecord", [&](cudaStream_t s) { return cudaEventRecord(event, s); });
+  EXPECT_EQ(cudaEventDestroy(event), cudaSuccess);
+  EXPECT_EQ(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal),
+            cudaErrorStreamCaptureUnsupported);
+  cudaGraph_t graph = nullptr;
+  EXPECT_EQ(cudaStreamEndCapture(nullptr, &graph), cudaErrorIllegalState);
+  Recorded recorded;
+  EXPECT_EQ(cudaStreamBeginCapture(recorded.stream(), cudaStreamCaptureModeGlobal),
+            cudaErrorIllegalState);
+  EXPECT_EQ(recorded.end(), cudaSuccess);
+}
+
+TEST(StreamCapture, OtherStreamsGoOnUnlessTheCaptureWaitsForThem) {
+  const DeviceArray<float> x(1);
+  float host = 3.0f;
+  {
+    Recorded apart;  // does not wait for the legacy stream
+    EXPECT_EQ(cudaMemcpyAsync(x.data(), &host, 4, cudaMemcpyHostToDevice, nullptr), cudaSuccess);
+    EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
+    EXPECT_EQ(x[0], 3.0f);
+    EXPECT_EQ(apart.end(), cudaSuccess);
+  }
+  {
+    Recorded waiting(cudaStreamCaptureModeGlobal, cudaStreamDefault);
+    EXPECT_EQ(launch(add, {1, 1}, x.data(), 1.0f), cudaErrorStreamCaptureImplicit);
+    EXPECT_EQ(waiting.end(), cudaErrorStreamCaptureInvalidated);
+    EXPECT_EQ(x[0], 3.0f);
+  }
+  {
+    Recorded relaxed(cudaStreamCaptureModeRelaxed);
+    void* p = nullptr;
+    EXPECT_EQ(cudaMalloc(&p, 16), cudaSuccess);
+    EXPECT_EQ(cudaFree(p), cudaSuccess);
+    EXPECT_EQ(relaxed.end(), cudaSuccess);
+  }
+  cudaGetLastError();
+}
+
+// What is wrong inside a kernel shows when the graph runs.
+TEST(StreamCapture, FaultsEndTheLaunchOfTheGraph) {
+  const DeviceArray<float> x(1);
+  ASSERT_EQ(cudaMemset(x.data(), 0, 4), cudaSuccess);
+  Recorded recorded;
+  EXPECT_LAUNCHES(launch(add, {1, 1, 0, recorded.stream()}, x.data(), 1.0f));
+  EXPECT_LAUNCHES(launch(leaves_a_warp, {1, 32, 0, recorded.stream()}));
+  EXPECT_LAUNCHES(launch(add, {1, 1, 0, recorded.stream()}, x.data(), 1.0f));
+  ASSERT_EQ(recorded.end(), cudaSuccess);
+  cudaGraphExec_t instance = nullptr;
+  ASSERT_EQ(cudaGraphInstantiate(&instance, recorded.graph(), 0), cudaSuccess);
+  EXPECT_EQ(cudaGraphLaunch(instance, recorded.stream()), cudaErrorLaunchFailure);
+  EXPECT_NE(simt::take_fault(), "");
+  EXPECT_EQ(x[0], 1.0f);
+  EXPECT_EQ(cudaGraphExecDestroy(instance), cudaSuccess);
+}
+
 }  // namespace
 }  // namespace kvcodec::cuda

@@ -62,12 +62,12 @@ inline void append_decoded(std::vector<std::byte>& to, const AnyCodec& codec, Si
   append_bytes(to, x.data(), static_cast<std::size_t>(n_rows * span * format.head_dim) * 4);
 }
 
-/// Entries of the codebooks that the heads' codecs read, a table that heads share once; null:
-/// nothing. The same indices mean nothing without them.
+/// Entries of the codebooks that the heads' codecs read, a table that heads share once. The
+/// same indices mean nothing without them.
 inline void append_books(std::vector<std::byte>& to, const AnyCodec* codecs, std::int32_t n_heads,
                          std::int32_t head_dim) {
   const f16* last = nullptr;
-  for (std::int32_t head = 0; codecs != nullptr && head < n_heads; ++head) {
+  for (std::int32_t head = 0; head < n_heads; ++head) {
     const auto* book = codecs[head].as<Codebook>();
     if (head > 0 && book->entries == last) continue;
     last = book->entries;
@@ -77,23 +77,21 @@ inline void append_books(std::vector<std::byte>& to, const AnyCodec* codecs, std
   }
 }
 
-/// Everything a sequence means, wherever its pages lie: counts, bytes of whole tiles, decoded rows
-/// of a partly used tile, bytes of raw rows, codebooks.
-inline std::vector<std::byte> contents(const Cache& cache, SeqId seq, std::int32_t layer) {
-  ViewBuffers buffers;
-  const SeqId seqs[] = {seq};
-  const KvView view = cache.view(layer, seqs, buffers);
+/// Everything a sequence of a view means, wherever its pages lie: counts, bytes of whole tiles, decoded
+/// rows of a partly used tile, bytes of raw rows, codebooks.
+inline std::vector<std::byte> contents(const KvView& view, std::int64_t seq) {
   const PageFormat& f = view.format;
   std::vector<std::byte> out;
-  for (std::int64_t stream = 0; stream < view.n_streams_per_seq(); ++stream) {
-    const std::int64_t n = view.encoded_rows(stream);
+  const std::int64_t first_stream = seq * view.n_streams_per_seq();
+  for (std::int64_t s = first_stream; s < first_stream + view.n_streams_per_seq(); ++s) {
+    const std::int64_t n = view.encoded_rows(s);
     append_bytes(out, &n, sizeof n);
-    append_bytes(out, &view.first_pos[stream], 4);
+    append_bytes(out, &view.first_pos[s], 4);
     for (std::int64_t row = 0; row < n; row += kTileRows) {
-      const std::byte* base = view.page_data(view.page_of(stream, row));
+      const std::byte* base = view.page_data(view.page_of(s, row));
       const int strip = static_cast<int>(row % f.page_size) / kTileRows;
       const std::int64_t slot =
-          std::int64_t{view.page_of(stream, row)} * f.page_size + row % f.page_size;
+          std::int64_t{view.page_of(s, row)} * f.page_size + row % f.page_size;
       const auto listed = static_cast<std::size_t>(std::min<std::int64_t>(kTileRows, n - row));
       if (view.slot_pos != nullptr) append_bytes(out, view.slot_pos + slot, 4 * listed);
       if (view.slot_mask != nullptr) append_bytes(out, view.slot_mask + slot, 2 * listed);
@@ -113,14 +111,18 @@ inline std::vector<std::byte> contents(const Cache& cache, SeqId seq, std::int32
   }
   const auto n_values =
       static_cast<std::size_t>(view.shape.n_kv_heads) * static_cast<std::size_t>(f.head_dim);
-  if (view.k_center != nullptr) append_bytes(out, view.k_center, 4 * n_values);
-  if (view.v_center != nullptr) append_bytes(out, view.v_center, 4 * n_values);
-  append_books(out, view.k_codecs, view.shape.n_kv_heads, f.head_dim);
-  append_books(out, view.v_codecs, view.shape.n_kv_heads, f.head_dim);
+  const std::size_t first_value = static_cast<std::size_t>(seq) * n_values;
+  const std::int64_t first_head = seq * view.shape.n_kv_heads;
+  if (view.k_center != nullptr) append_bytes(out, view.k_center + first_value, 4 * n_values);
+  if (view.v_center != nullptr) append_bytes(out, view.v_center + first_value, 4 * n_values);
+  for (const AnyCodec* codecs : {view.k_codecs, view.v_codecs}) {
+    if (codecs != nullptr)
+      append_books(out, codecs + first_head, view.shape.n_kv_heads, f.head_dim);
+  }
   for (const RawRows* list : {view.sinks, view.kept, view.recent}) {
     if (list == nullptr) continue;
     for (std::int32_t head = 0; head < view.shape.n_kv_heads; ++head) {
-      const RawRows& r = list[head];
+      const RawRows& r = list[first_head + head];
       append_bytes(out, &r.n_rows, 4);
       append_bytes(out, &r.first_pos, 4);
       const auto n = static_cast<std::size_t>(r.n_rows) * static_cast<std::size_t>(r.row_stride);
@@ -131,6 +133,12 @@ inline std::vector<std::byte> contents(const Cache& cache, SeqId seq, std::int32
     }
   }
   return out;
+}
+
+/// The same of a sequence of a cache, in one layer.
+inline std::vector<std::byte> contents(const Cache& cache, SeqId seq, std::int32_t layer) {
+  ViewBuffers buffers;
+  return contents(cache.view(layer, {&seq, 1}, buffers), 0);
 }
 
 /// All layers.

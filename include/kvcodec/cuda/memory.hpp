@@ -152,4 +152,23 @@ class DeviceView {
   std::vector<std::int32_t> host_page_;
 };
 
+/// Copies of what a view of device memory points at, back in host memory: for the CPU to attend over, to
+/// compare, to save.
+class HostView {
+ public:
+  HostView() = default;
+  /// k_codec and v_codec: those of the view, with tables in host memory (AnyCodec::with_tables). Pages
+  /// that rows lie in are copied, once each, and renumbered in the order of their first use. Waits for
+  /// the stream. Throws unsupported for a view with codecs per sequence, cuda_error, std::bad_alloc.
+  HostView(const KvView& device, const AnyCodec& k_codec, const AnyCodec& v_codec,
+           Stream stream = nullptr);
+
+  /// Valid as long as this object.
+  const KvView& view() const noexcept { return view_; }
+
+ private:
+  KvView view_;
+  std::vector<std::vector<std::byte>> arrays_;
+};
+
 }  // namespace kvcodec::cuda

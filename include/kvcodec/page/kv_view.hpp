@@ -45,6 +45,9 @@ struct KvView {
   const std::int32_t* indices = nullptr;  ///< [indptr[n_streams]] page numbers, oldest first
   /// [n_streams] tokens in the stream's last page, 1..page_size; ignored without pages
   const std::int32_t* last_page_len = nullptr;
+  /// [n_streams] encoded tokens; null: as many as the list and last_page_len say. With it lists may be
+  /// longer, their further numbers are not looked at, and neither is last_page_len.
+  const std::int64_t* n_encoded = nullptr;
   /// [n_streams] position of the first token in the stream's pages; null: 0
   const std::int32_t* first_pos = nullptr;
   /// [n_pages, page_size] positions of the tokens in each page, by page number; null: the tokens
@@ -74,6 +77,7 @@ struct KvView {
 
   /// Encoded tokens of stream `stream`.
   KVCODEC_HD std::int64_t encoded_rows(std::int64_t stream) const noexcept {
+    if (n_encoded != nullptr) return n_encoded[stream];
     const std::int64_t n_pages = indptr[stream + 1] - indptr[stream];
     return n_pages == 0 ? 0 : (n_pages - 1) * format.page_size + last_page_len[stream];
   }

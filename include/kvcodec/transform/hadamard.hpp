@@ -76,6 +76,18 @@ struct Hadamard {
     return ((z >> 40) & 1u) != 0;
   }
 
+  /// fn(first, size) for the powers of two that a head is cut into.
+  template <class F>
+  KVCODEC_HD static void for_each_piece(int head_dim, const F& fn) noexcept {
+    int first = 0;
+    for (int size = kMaxHeadDim; first < head_dim; size /= 2) {
+      if (head_dim - first < size) continue;
+      fn(first, size);
+      first += size;
+      size *= 2;  // the same size may fit again
+    }
+  }
+
  private:
   KVCODEC_HD void apply_signs(int head_dim, float* x) const noexcept {
     if (seed == 0) return;
@@ -85,13 +97,7 @@ struct Hadamard {
   }
 
   KVCODEC_HD static void rotate(int head_dim, float* x) noexcept {
-    int first = 0;
-    for (int size = kMaxHeadDim; first < head_dim; size /= 2) {
-      if (head_dim - first < size) continue;
-      walsh_hadamard(x + first, size);
-      first += size;
-      size *= 2;  // the same size may fit again
-    }
+    for_each_piece(head_dim, [x](int first, int size) { walsh_hadamard(x + first, size); });
   }
 };
 

@@ -26,7 +26,10 @@ TEST(Passes, EveryComparison) {
 
 TEST(Fails, Equal) { EXPECT_EQ(std::byte{1}, std::byte{2}) << "told"; }
 TEST(Fails, NotEqual) { EXPECT_NE(1, 1); }
-TEST(Fails, Less) { EXPECT_LT(2, 2); }
+TEST(Fails, Less) {
+  EXPECT_LT(2, 2);
+  if (!HasFailure()) std::printf("NOT REACHED\n");
+}
 TEST(Fails, AtMost) { EXPECT_LE(3, 2); }
 TEST(Fails, Greater) { EXPECT_GT(2, 2); }
 TEST(Fails, AtLeast) { EXPECT_GE(1, 2); }
@@ -38,6 +41,7 @@ TEST(Fails, True) {
 TEST(Fails, False) { EXPECT_FALSE(true); }
 TEST(Fails, Thrown) { throw std::runtime_error("thrown"); }
 TEST(Fails, AssertLeaves) {
+  if (HasFailure()) std::printf("NOT REACHED\n");
   ASSERT_EQ(1, 2);
   std::printf("NOT REACHED\n");
 }

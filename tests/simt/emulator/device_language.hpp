@@ -21,6 +21,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include "tests/simt/emulator/capture.hpp"
+
 // NOLINTBEGIN(bugprone-reserved-identifier)
 #undef __launch_bounds__
 #define __launch_bounds__(...)
@@ -46,21 +48,24 @@ namespace kvcodec::simt {
 cudaError_t run(dim3 grid, dim3 threads, std::size_t shared_bytes, void (*body)(void*),
                 void* argument);
 
-/// Every thread gets its own copies of the arguments, as on the device.
+/// Every thread gets its own copies of the arguments, as on the device. So does a graph, where the stream
+/// captures.
 template <class... P>
 cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 threads, std::size_t shared_bytes,
-                   std::type_identity_t<P>... args) {
+                   cudaStream_t stream, std::type_identity_t<P>... args) {
   struct Call {
     void (*kernel)(P...);
     std::tuple<P...> args;
-  } call{kernel, {args...}};
-  return run(
-      grid, threads, shared_bytes,
-      [](void* p) {
-        const auto* c = static_cast<const Call*>(p);
-        std::apply(c->kernel, c->args);
-      },
-      &call);
+  };
+  return enqueue(stream, [grid, threads, shared_bytes, call = Call{kernel, {args...}}]() mutable {
+    return run(
+        grid, threads, shared_bytes,
+        [](void* p) {
+          const auto* c = static_cast<const Call*>(p);
+          std::apply(c->kernel, c->args);
+        },
+        &call);
+  });
 }
 
 std::byte* dynamic_shared_memory();

@@ -1,5 +1,5 @@
 // Stand-in for the memory half of libcudart, defined against NVIDIA's own declarations. Every call
-// has its effect before it returns, asynchronous ones too.
+// has its effect before it returns, asynchronous ones too, unless their stream captures.
 //
 // Device memory starts at 0xff (NaN), as nobody has written it, and ends exactly where it was asked
 // to end: ASan guards both sides.
@@ -10,6 +10,7 @@
 #include <cstring>
 #include <map>
 
+#include "tests/simt/emulator/capture.hpp"
 #include "tests/simt/emulator/scheduler.hpp"
 
 namespace kvcodec::simt {
@@ -105,6 +106,21 @@ cudaError_t set(void* p, int value, std::size_t bytes) {
   return cudaSuccess;
 }
 
+/// A call that no capture in progress may see.
+template <class F>
+cudaError_t unless_capturing(const F& call) {
+  const cudaError_t status = check_unsafe_call();
+  return set_last_error(status == cudaSuccess ? call() : status);
+}
+
+/// A call that works on the legacy stream and waits for it.
+template <class F>
+cudaError_t on_legacy_stream(const F& call) {
+  const cudaError_t status = check_unsafe_call();
+  if (status != cudaSuccess) return set_last_error(status);
+  return enqueue(nullptr, [&] { return set_last_error(call()); });
+}
+
 }  // namespace
 
 bool in_device_memory(const void* p) { return in_device_range(p, 1); }
@@ -117,56 +133,72 @@ namespace simt = kvcodec::simt;
 extern "C" {
 
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
-  return simt::set_last_error(simt::allocate(p, bytes));
+  return simt::unless_capturing([&] { return simt::allocate(p, bytes); });
 }
-cudaError_t cudaFree(void* p) { return simt::set_last_error(simt::deallocate(p)); }
-cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t) {
-  return simt::set_last_error(simt::allocate(p, bytes));
+cudaError_t cudaFree(void* p) {
+  return simt::unless_capturing([&] { return simt::deallocate(p); });
 }
-cudaError_t cudaFreeAsync(void* p, cudaStream_t) {
-  return simt::set_last_error(simt::deallocate(p));
+/// Of a stream that captures, a device makes a node that allocates; here it is refused.
+cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t stream) {
+  const cudaError_t status = simt::check_host_waits(stream);
+  return simt::set_last_error(status == cudaSuccess ? simt::allocate(p, bytes) : status);
+}
+cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
+  const cudaError_t status = simt::check_host_waits(stream);
+  return simt::set_last_error(status == cudaSuccess ? simt::deallocate(p) : status);
 }
 
 cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
-  if (p == nullptr) return simt::set_last_error(cudaErrorInvalidValue);
-  *p = std::malloc(bytes);
-  return cudaSuccess;
+  return simt::unless_capturing([&] {
+    if (p == nullptr) return cudaErrorInvalidValue;
+    *p = std::malloc(bytes);
+    return cudaSuccess;
+  });
 }
 cudaError_t cudaHostAlloc(void** p, std::size_t bytes, unsigned) {
   return cudaMallocHost(p, bytes);
 }
 cudaError_t cudaFreeHost(void* p) {
-  std::free(p);
-  return cudaSuccess;
+  return simt::unless_capturing([&] {
+    std::free(p);
+    return cudaSuccess;
+  });
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
-  return simt::set_last_error(simt::copy(to, from, bytes, kind));
+  return simt::on_legacy_stream([=] { return simt::copy(to, from, bytes, kind); });
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
-                            cudaStream_t) {
-  return simt::set_last_error(simt::copy(to, from, bytes, kind));
+                            cudaStream_t stream) {
+  return simt::enqueue(stream,
+                       [=] { return simt::set_last_error(simt::copy(to, from, bytes, kind)); });
 }
 cudaError_t cudaMemcpy2D(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
                          std::size_t width, std::size_t height, cudaMemcpyKind kind) {
-  return simt::set_last_error(simt::copy_rows(to, to_pitch, from, from_pitch, width, height, kind));
+  return simt::on_legacy_stream(
+      [=] { return simt::copy_rows(to, to_pitch, from, from_pitch, width, height, kind); });
 }
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from,
                               std::size_t from_pitch, std::size_t width, std::size_t height,
-                              cudaMemcpyKind kind, cudaStream_t) {
-  return simt::set_last_error(simt::copy_rows(to, to_pitch, from, from_pitch, width, height, kind));
+                              cudaMemcpyKind kind, cudaStream_t stream) {
+  return simt::enqueue(stream, [=] {
+    return simt::set_last_error(
+        simt::copy_rows(to, to_pitch, from, from_pitch, width, height, kind));
+  });
 }
 /// A __constant__ or __device__ variable is the host's own.
 cudaError_t cudaMemcpyToSymbol(const void* symbol, const void* from, std::size_t bytes,
                                std::size_t offset, cudaMemcpyKind) {
-  std::memcpy(static_cast<std::byte*>(const_cast<void*>(symbol)) + offset, from, bytes);
-  return cudaSuccess;
+  return simt::on_legacy_stream([=] {
+    std::memcpy(static_cast<std::byte*>(const_cast<void*>(symbol)) + offset, from, bytes);
+    return cudaSuccess;
+  });
 }
 cudaError_t cudaMemset(void* p, int value, std::size_t bytes) {
-  return simt::set_last_error(simt::set(p, value, bytes));
+  return simt::on_legacy_stream([=] { return simt::set(p, value, bytes); });
 }
-cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t) {
-  return simt::set_last_error(simt::set(p, value, bytes));
+cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t stream) {
+  return simt::enqueue(stream, [=] { return simt::set_last_error(simt::set(p, value, bytes)); });
 }
 
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {

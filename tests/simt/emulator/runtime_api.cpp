@@ -1,6 +1,6 @@
 // Stand-in for the rest of libcudart: errors, the one device, streams, events, functions. Streams
 // and events order nothing, because every call has its effect before it returns; what they check is
-// that a handle is one that lives. Capture into graphs is not emulated.
+// that a handle is one that lives, and that a stream that captures (capture.hpp) is not waited for.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include <set>
 #include <utility>
 
+#include "tests/simt/emulator/capture.hpp"
 #include "tests/simt/emulator/scheduler.hpp"
 
 namespace kvcodec::simt {
@@ -21,27 +22,23 @@ struct Event {
   Clock::time_point recorded;
 };
 
+struct Stream {
+  unsigned flags;
+};
+
 std::set<const void*>& live_handles() {
   static std::set<const void*> handles;
   return handles;
 }
 
 bool is_live(const void* handle) { return live_handles().contains(handle); }
-/// The default streams need no creation.
-bool is_stream(cudaStream_t stream) {
-  return stream == nullptr || stream == cudaStreamLegacy || stream == cudaStreamPerThread ||
-         is_live(stream);
-}
-cudaError_t check_stream(cudaStream_t stream) {
-  return set_last_error(is_stream(stream) ? cudaSuccess : cudaErrorInvalidResourceHandle);
-}
 cudaError_t check_event(cudaEvent_t event) {
   return set_last_error(is_live(event) ? cudaSuccess : cudaErrorInvalidResourceHandle);
 }
 
-cudaError_t create_stream(cudaStream_t* stream) {
+cudaError_t create_stream(cudaStream_t* stream, unsigned flags) {
   if (stream == nullptr) return set_last_error(cudaErrorInvalidValue);
-  *stream = reinterpret_cast<cudaStream_t>(new char);
+  *stream = reinterpret_cast<cudaStream_t>(new Stream{flags});
   live_handles().insert(*stream);
   return cudaSuccess;
 }
@@ -110,6 +107,15 @@ int resident_ctas(int threads, std::size_t shared_bytes) {
 
 }  // namespace
 
+bool is_legacy(cudaStream_t stream) { return stream == nullptr || stream == cudaStreamLegacy; }
+bool is_stream(cudaStream_t stream) {
+  return is_legacy(stream) || stream == cudaStreamPerThread || is_live(stream);
+}
+bool is_blocking(cudaStream_t stream) {
+  if (!is_live(stream)) return true;
+  return (reinterpret_cast<const Stream*>(stream)->flags & cudaStreamNonBlocking) == 0;
+}
+
 cudaError_t set_last_error(cudaError_t status) {
   if (status != cudaSuccess) last_error = status;
   return status;
@@ -138,6 +144,10 @@ const char* cudaGetErrorName(cudaError_t status) {
     case cudaErrorNoDevice: return "cudaErrorNoDevice";
     case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
     case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
+    case cudaErrorIllegalState: return "cudaErrorIllegalState";
+    case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
+    case cudaErrorStreamCaptureImplicit: return "cudaErrorStreamCaptureImplicit";
     default: return "unrecognized error code";
   }
 }
@@ -155,6 +165,13 @@ const char* cudaGetErrorString(cudaError_t status) {
     case cudaErrorInsufficientDriver:
       return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorLaunchFailure: return simt::launch_failure_text();
+    case cudaErrorIllegalState: return "the operation cannot be performed in the present state";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated:
+      return "operation failed due to a previous error during capture";
+    case cudaErrorStreamCaptureImplicit:
+      return "operation would make the legacy stream depend on a capturing blocking stream";
     default: return "unrecognized error code";
   }
 }
@@ -181,7 +198,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int number) {
   simt::fill_properties(*properties);
   return cudaSuccess;
 }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() {
+  return simt::set_last_error(simt::check_unsafe_call(/*always=*/true));
+}
 cudaError_t cudaRuntimeGetVersion(int* version) {
   *version = CUDART_VERSION;
   return cudaSuccess;
@@ -193,26 +212,34 @@ cudaError_t cudaDriverGetVersion(int* version) {
 
 // ---- Streams and events. ----
 
-cudaError_t cudaStreamCreate(cudaStream_t* stream) { return simt::create_stream(stream); }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  return simt::create_stream(stream);
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  return simt::create_stream(stream, cudaStreamDefault);
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  return simt::create_stream(stream, flags);
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  if (simt::is_live(stream)) static_cast<void>(cudaStreamIsCapturing(stream, &capturing));
+  if (capturing != cudaStreamCaptureStatusNone) {
+    return simt::set_last_error(cudaErrorStreamCaptureUnsupported);
+  }
   if (simt::live_handles().erase(stream) == 0) {
     return simt::set_last_error(cudaErrorInvalidResourceHandle);
   }
-  delete reinterpret_cast<char*>(stream);
+  delete reinterpret_cast<simt::Stream*>(stream);
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return simt::check_stream(stream); }
-cudaError_t cudaStreamQuery(cudaStream_t stream) { return simt::check_stream(stream); }
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  const cudaError_t status = simt::check_stream(stream);
-  return status == cudaSuccess ? simt::check_event(event) : status;
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return simt::set_last_error(simt::check_host_waits(stream));
 }
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
-  *status = cudaStreamCaptureStatusNone;
-  return simt::check_stream(stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  return simt::set_last_error(simt::check_host_waits(stream));
+}
+/// Of a stream that captures, a device makes a fork of the graph; here it is refused.
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  const cudaError_t status = simt::set_last_error(simt::check_host_waits(stream));
+  return status == cudaSuccess ? simt::check_event(event) : status;
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return simt::create_event(event); }
@@ -226,8 +253,9 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete reinterpret_cast<simt::Event*>(event);
   return cudaSuccess;
 }
+/// As cudaStreamWaitEvent.
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  cudaError_t status = simt::check_stream(stream);
+  cudaError_t status = simt::set_last_error(simt::check_host_waits(stream));
   if (status == cudaSuccess) status = simt::check_event(event);
   if (status == cudaSuccess) {
     reinterpret_cast<simt::Event*>(event)->recorded = simt::Clock::now();

@@ -165,6 +165,7 @@ class Test {
  public:
   virtual ~Test() = default;
   virtual void TestBody() = 0;
+  static bool HasFailure() { return internal::state().failed; }
   void run() {
     SetUp();
     if (!internal::state().failed && !internal::state().skipped) TestBody();
