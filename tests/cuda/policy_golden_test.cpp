@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "src/verify/npy.hpp"
-#include "tests/cuda/policy_tools.hpp"
+#include "tests/cuda/policy_scores.hpp"
 
 namespace kvcodec {
 namespace {
@@ -47,6 +47,31 @@ TEST_F(DevicePolicyGolden, LagKvIsTheAuthorsCode) {
   for (std::size_t t = 0; t < k_scores.size(); ++t) {
     const double want = static_cast<double>(k_scores[t]) + static_cast<double>(v_scores[t]);
     EXPECT_NEAR(score[t], want, 4e-6 * want) << t;
+  }
+}
+
+// constant-channel: channels without a scale, where the published code divides by zero; the CPU's rule.
+TEST_F(DevicePolicyGolden, ConstantChannelsAreLeftOut) {
+  const std::string folder = "lagkv-oneshot/constant-channel-do-not-imitate/";
+  const auto k = golden_streams(golden_array(folder + "k.npy"));
+  const auto v = golden_streams(golden_array(folder + "v.npy"));
+  const AnyPolicy policy = make_policy("lagkv:l32:r0.5");
+  const auto n_heads = static_cast<std::int32_t>(k.size());
+  const auto n_tokens = static_cast<std::int64_t>(k[0].size()) / 64;
+  const LagPartitions parts = lag_partitions(n_tokens, 4, 32);
+  const std::int64_t n_judged = parts.count * 32;
+  const PolicyStreams streams({n_heads, n_heads, 64}, {{n_judged, parts.n_tail, parts.first}}, k, v,
+                              float{});
+  const double margin = test::cut_margin(policy, streams);
+  ASSERT_GT(margin, 1e-10) << "rounding may decide here";
+  EXPECT_EQ(device_masks(policy, streams), test::host_masks(policy, streams));
+  const std::vector<double> got = device_scores(policy, streams);
+  for (std::size_t head = 0; head < k.size(); ++head) {
+    const std::vector<double> want = test::host_scores(policy, streams, head)[0];
+    for (std::size_t t = 0; t < want.size(); ++t) {
+      EXPECT_NEAR(got[head * static_cast<std::size_t>(streams.max_rows) + t], want[t],
+                  1e-12 * want[t]);
+    }
   }
 }
 
