@@ -44,7 +44,7 @@ class GuardedBuffer {
       EXPECT_EQ(all[all.size() - 1 - i], std::byte{kCanary}) << "the guard behind the array";
     }
     std::vector<T> host(n_);
-    std::memcpy(host.data(), all.data() + kGuard, n_ * sizeof(T));
+    if (n_ > 0) std::memcpy(host.data(), all.data() + kGuard, n_ * sizeof(T));
     return host;
   }
 
