@@ -10,10 +10,8 @@ class RowStates {
  public:
   __device__ RowStates(const AttendParams& p, const Unit& u, int row) : p_(p), u_(u), row_(row) {
     const std::int64_t stream = u.seq * p.view.n_streams_per_seq() + u.head / p.view.format.span;
-    n_pages_ =
-        static_cast<std::int32_t>((p.view.encoded_rows(stream) + p.split_rows - 1) / p.split_rows);
-    n_raw_ = static_cast<std::int32_t>((n_raw_rows(p, u.seq, u.head) + kRawSplitRows - 1) /
-                                       kRawSplitRows);
+    n_pages_ = splits_of(p.view.encoded_rows(stream), p.split_rows, p.n_page_splits);
+    n_raw_ = splits_of(n_raw_rows(p, u.seq, u.head), kRawSplitRows, p.n_raw_splits);
   }
   __device__ int size() const { return n_pages_ + n_raw_; }
   __device__ const float* state(int i) const {
@@ -26,6 +24,12 @@ class RowStates {
   }
 
  private:
+  __device__ static std::int32_t splits_of(std::int64_t n_rows, std::int32_t split_rows,
+                                           std::int32_t most) {
+    const std::int64_t n = (n_rows + split_rows - 1) / split_rows;
+    return n < most ? static_cast<std::int32_t>(n) : most;
+  }
+
   const AttendParams& p_;
   const Unit& u_;
   int row_;

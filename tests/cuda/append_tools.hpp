@@ -157,10 +157,11 @@ class Twins {
     cuda::AttendLimits limits;
     limits.split_rows = 256;
     limits.max_raw_rows = window_.window().max_raw_rows();
+    const std::vector<cuda::WindowCounts> counts = window_.counts();
     for (std::size_t s = 0; s < seqs_.size(); ++s) {
       last_pos.push_back(length(s) - 1);
-      limits.max_encoded_rows =
-          std::max(limits.max_encoded_rows, window_.window().encoded_rows(length(s)));
+      // After a cut more rows may be encoded than append_rows would have.
+      limits.max_encoded_rows = std::max(limits.max_encoded_rows, counts[s].n_encoded);
     }
     const QueryBatch batch = make_queries(cache_.config().shape,
                                           std::vector<std::int64_t>(seqs_.size(), 1), last_pos, 11);

@@ -155,6 +155,23 @@ TEST_F(DeviceAttendOptions, EqualWeightsOverOnesGiveOne) {
   }
 }
 
+// The guards around the workspace and the results are attend_within's.
+TEST_F(DeviceAttendOptions, MoreRowsThanTheLimitsSayTouchNoOtherMemory) {
+  for (const char* plan : {"kv=nqsym,recent=300,sink=4", "kv=f32,recent=300,sink=4"}) {
+    const Cached cached(plan, {4, 2, 64}, {1000, 700});
+    const test::QueryBatch batch = cached.queries({1, 1});
+    for (const std::int64_t encoded : {0, 64, 300}) {
+      for (const std::int64_t raw : {0, 100, 257}) {
+        cuda::AttendLimits limits;
+        limits.split_rows = 256;
+        limits.max_encoded_rows = encoded;
+        limits.max_raw_rows = raw;
+        test::attend_within(cached.view, batch, test::default_options(64), limits);
+      }
+    }
+  }
+}
+
 TEST_F(DeviceAttendOptions, BadArgumentsAreNamed) {
   const Cached cached("kv=nqsym", {4, 2, 64}, {100});
   AttendOptions options = test::default_options(64);

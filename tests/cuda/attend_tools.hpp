@@ -43,24 +43,9 @@ inline std::vector<float> loaded(const std::vector<std::byte>& bytes, DType type
   return x;
 }
 
-/// Runs attend on the device with guarded memory of exactly the size that was asked for. Queries and
-/// outputs are stored as `type`.
-inline Result attend_on_device(const KvView& host, const QueryBatch& batch,
-                               const AttendOptions& options, std::int32_t split_rows = 256,
-                               std::size_t logits_bytes = 0, DType type = DType::f32) {
-  const cuda::DeviceView device(host);
-  const auto q = on_device(stored(batch.q, type));
-  const auto indptr = on_device(batch.indptr);
-  const auto pos = on_device(batch.pos);
-  const auto k_new = on_device(batch.k_new);
-  const auto v_new = on_device(batch.v_new);
-  const std::vector<float> sinks(
-      options.sink_logits,
-      options.sink_logits + (options.sink_logits == nullptr ? 0 : host.shape.n_q_heads));
-  const auto sink_logits = on_device(sinks);
+/// What a view needs.
+inline cuda::AttendLimits limits_of(const KvView& host, const QueryBatch& batch) {
   cuda::AttendLimits limits;
-  limits.split_rows = split_rows;
-  limits.logits_bytes = logits_bytes;
   for (std::int64_t s = 0; s < host.n_seq; ++s) {
     const auto n =
         batch.indptr[static_cast<std::size_t>(s) + 1] - batch.indptr[static_cast<std::size_t>(s)];
@@ -77,6 +62,24 @@ inline Result attend_on_device(const KvView& host, const QueryBatch& batch,
       limits.max_raw_rows = std::max(limits.max_raw_rows, raw);
     }
   }
+  return limits;
+}
+
+/// Runs attend on the device with guarded memory of exactly the size that was asked for. Queries and
+/// outputs are stored as `type`.
+inline Result attend_within(const KvView& host, const QueryBatch& batch,
+                            const AttendOptions& options, const cuda::AttendLimits& limits,
+                            DType type = DType::f32) {
+  const cuda::DeviceView device(host);
+  const auto q = on_device(stored(batch.q, type));
+  const auto indptr = on_device(batch.indptr);
+  const auto pos = on_device(batch.pos);
+  const auto k_new = on_device(batch.k_new);
+  const auto v_new = on_device(batch.v_new);
+  const std::vector<float> sinks(
+      options.sink_logits,
+      options.sink_logits + (options.sink_logits == nullptr ? 0 : host.shape.n_q_heads));
+  const auto sink_logits = on_device(sinks);
   AttendOptions on_device = options;
   if (options.sink_logits != nullptr) on_device.sink_logits = sink_logits.data();
   const auto n_rows = static_cast<std::size_t>(batch.n_tokens() * host.shape.n_q_heads);
@@ -94,6 +97,15 @@ inline Result attend_on_device(const KvView& host, const QueryBatch& batch,
   cuda::synchronize(nullptr);
   static_cast<void>(workspace.to_host());
   return {loaded(out.to_host(), type), lse.to_host()};
+}
+
+inline Result attend_on_device(const KvView& host, const QueryBatch& batch,
+                               const AttendOptions& options, std::int32_t split_rows = 256,
+                               std::size_t logits_bytes = 0, DType type = DType::f32) {
+  cuda::AttendLimits limits = limits_of(host, batch);
+  limits.split_rows = split_rows;
+  limits.logits_bytes = logits_bytes;
+  return attend_within(host, batch, options, limits, type);
 }
 
 inline void expect_near(const Result& got, const Expected& want, const std::string& what,

@@ -40,13 +40,16 @@ struct SplitRows {
   std::int32_t begin;
   std::int32_t end;  ///< not above begin: none
 
-  KVCODEC_HD static SplitRows at(const AttendParams& p, const Unit& u,
-                                 std::int32_t split) noexcept {
+  KVCODEC_HD static SplitRows at(const GeneralParams& g, const Unit& u,
+                                 std::int32_t split_in_wave) noexcept {
+    const AttendParams& p = g.p;
     SplitRows s;
     s.stream = u.seq * p.view.n_streams_per_seq() + u.head / p.view.format.span;
     const std::int64_t n_rows = p.view.encoded_rows(s.stream);
-    const std::int64_t first = std::int64_t{split} * p.split_rows;
-    const std::int64_t end = n_rows < first + p.split_rows ? n_rows : first + p.split_rows;
+    const std::int64_t first = std::int64_t{g.first_split + split_in_wave} * p.split_rows;
+    const std::int64_t full =
+        first + std::int64_t{g.tiles_per_split} * kTileRows;  // the logits' room
+    const std::int64_t end = n_rows < full ? n_rows : full;
     s.begin = static_cast<std::int32_t>(first < n_rows ? first : n_rows);
     s.end = static_cast<std::int32_t>(end);
     return s;

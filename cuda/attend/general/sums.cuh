@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kAttendThreads)
   const auto unit = static_cast<std::int32_t>(blockIdx.y) % p.n_units;
   const Unit u = Unit::at(p, blockIdx.z, head, unit);
   if (u.n_rows == 0) return;
-  const SplitRows rows = SplitRows::at(p, u, g.first_split + split);
+  const SplitRows rows = SplitRows::at(g, u, split);
   if (rows.begin >= rows.end) return;
 
   const int head_dim = p.view.shape.head_dim;

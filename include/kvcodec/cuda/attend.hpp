@@ -18,7 +18,9 @@
 namespace kvcodec::cuda {
 
 /// The largest sizes that a launch must serve. Lengths live on the device, where they may change
-/// between replays of a captured graph; these are what grid and workspace are made for.
+/// between replays of a captured graph; these are what grid and workspace are made for. Where more rows
+/// stand on the device than a limit says, the rows beyond it are read or not: no memory is touched that
+/// is not attend's, and the result is of no use.
 struct AttendLimits {
   std::int32_t max_tokens_per_seq = 1;  ///< query tokens of one sequence, 1..2^16
   std::int64_t max_encoded_rows = 0;    ///< of one stream
