@@ -78,10 +78,20 @@ void expect_lean(const std::string& plan, std::int32_t group) {
   ASSERT_GT(cost, 0u) << counters.report();
   const double sectors = static_cast<double>(best) / static_cast<double>(cost);
   const double bytes = kRows * (C::K::words + C::kHeadDim * C::V::words / 64.0) * 4.0;
+  const AnyCodec k = make_cache_config(plan, {group, 1, C::kHeadDim}, 1, 1).layers[0].k.codec;
+  const AnyCodec v = make_cache_config(plan, {group, 1, C::kHeadDim}, 1, 1).layers[0].v.codec;
+  const std::size_t ideal = k.tile_bytes(C::kHeadDim) + v.tile_bytes(C::kHeadDim);
+  AttendParams p{};
+  ASSERT_TRUE(k.tile_format(Side::key, C::kHeadDim, p.k));
+  ASSERT_TRUE(v.tile_format(Side::value, C::kHeadDim, p.v));
+  const bool one_table = std::equal(p.k.table, p.k.table + 16, p.v.table);
+  // scripts/kernel-table.sh reads this line.
   std::printf(
-      "%-24s sector efficiency %.3f, worst bank conflict %.2f, 16-byte loads %.3f of the "
-      "codes\n",
-      plan.c_str(), sectors, conflict, static_cast<double>(wide) / bytes);
+      "kernel %d %d %d %d %d %d: plan %s sectors %.3f conflict %.2f shared %d bytes %.2f "
+      "ideal %.2f\n",
+      static_cast<int>(C::kKey), p.k.width, static_cast<int>(C::kValue), C::kHeadDim, C::kOctets,
+      C::kZeros ? 1 : 0, plan.c_str(), sectors, conflict, TilesMemory<C>::bytes(one_table),
+      32.0 * static_cast<double>(cost) / kRows, static_cast<double>(ideal) / kTileRows);
   EXPECT_GE(sectors, 0.9) << counters.report();
   EXPECT_LE(conflict, 2.0) << counters.report();
   EXPECT_GE(static_cast<double>(wide), bytes) << counters.report();
@@ -92,7 +102,9 @@ TEST(AttendCounters, LoadsAreWholeSectorsWithoutConflicts) {
   expect_lean<TilesConfig<table4, 128, table4, 128, 1, false>>("kv=nqkv", 4);
   expect_lean<TilesConfig<table2, 128, table2, 128, 1, false>>("kv=lm:b2", 4);
   expect_lean<TilesConfig<byte, 128, byte, 128, 1, false>>("kv=int8", 8);
-  expect_lean<TilesConfig<f16, 64, f16, 64, 1, false>>("kv=f16", 4);
+  expect_lean<TilesConfig<byte, 128, table4, 128, 1, false>>("k=int8,v=nqfit", 8);
+  expect_lean<TilesConfig<e4m3, 128, e4m3, 128, 1, false>>("kv=fp8", 4);
+  expect_lean<TilesConfig<f16, 128, f16, 128, 1, false>>("kv=f16", 4);
   expect_lean<TilesConfig<table1, 128, table4, 128, 1, false>>("k=rabitq:b1,v=lm:b4", 4);
 }
 
