@@ -2,6 +2,7 @@
 # nvcc compiles them for kvcodec::cuda, the host compiler for the emulator (tests/simt/).
 set(kvcodec_cuda_sources
   attend/attend.cu
+  attend/call.cu
   attend/general/formatted.cu
   attend/general/general.cu
   attend/general/slice_0.cu
@@ -16,6 +17,7 @@ set(kvcodec_cuda_sources
   attend/instances/table1_table4.cu
   attend/instances/table2_table2.cu
   attend/instances/table4_table4.cu
+  attend/score.cu
   codec/append.cu
   codec/codebook.cu
   codec/codebook_link.cu

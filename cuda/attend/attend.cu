@@ -4,19 +4,17 @@
 #include <algorithm>
 #include <optional>
 
+#include "cuda/attend/call.hpp"
 #include "cuda/attend/combine.cuh"
 #include "cuda/attend/general/general.hpp"
 #include "cuda/attend/launchers.hpp"
-#include "cuda/attend/sketch.cuh"
-#include "cuda/codec/arguments.hpp"
 #include "cuda/core/check.hpp"
-#include "src/attend/options.hpp"
+#include "kvcodec/codec/qjl.hpp"
 
 namespace kvcodec::cuda {
 namespace {
 
-constexpr std::int32_t kDefaultSplitRows = 1024;
-constexpr std::int64_t kMaxGridZ = 65535;
+constexpr const char* kWhat = "attend on the device";
 
 /// The kind of code that reads a format; none if no kernel does.
 std::optional<CodeKind> kind_of(const TileFormat& f) {
@@ -110,7 +108,7 @@ bool choose_fused(const KvView& view, Choice& c) {
 Choice choose(const KvView& view) {
   Choice c;
   if (!view.k_codec || !view.v_codec) {
-    c.why = "attend on the device: the view has no codecs";
+    c.why = std::string(kWhat) + ": the view has no codecs";
     return c;
   }
   if (choose_fused(view, c)) {
@@ -122,52 +120,20 @@ Choice choose(const KvView& view) {
   c.v = c.k;
   const std::string why = why_not_general(view);
   if (why.empty()) c.path = AttendPath::general;
-  else c.why = "attend on the device: " + why;
+  else c.why = std::string(kWhat) + ": " + why;
   return c;
-}
-
-template <class V>
-[[noreturn]] void refuse(const char* name, const V& value, const std::string& allowed) {
-  throw invalid_argument(bad_value("attend on the device", name, value, allowed));
-}
-
-void check_limits(const AttendLimits& limits) {
-  if (limits.max_tokens_per_seq < 1 || limits.max_tokens_per_seq > 1 << 16) {
-    refuse("max_tokens_per_seq", limits.max_tokens_per_seq, "1..65536");
-  }
-  constexpr std::int64_t kMost = std::int64_t{1} << 31;
-  if (limits.max_encoded_rows < 0 || limits.max_encoded_rows >= kMost) {
-    refuse("max_encoded_rows", limits.max_encoded_rows, "0..2^31 - 1");
-  }
-  if (limits.max_raw_rows < 0 || limits.max_raw_rows >= kMost) {
-    refuse("max_raw_rows", limits.max_raw_rows, "0..2^31 - 1");
-  }
-  if (limits.split_rows < 0 || limits.split_rows % 256 != 0) {
-    refuse("split_rows", limits.split_rows, "0 (default) or a multiple of 256");
-  }
 }
 
 /// Formats and geometry of a call.
 AttendParams plan(const KvView& view, const Choice& choice, const AttendLimits& limits) {
-  check_limits(limits);
-  AttendParams p{};
-  p.view = view;
-  p.k = choice.k;
-  p.v = choice.v;
-  p.split_rows = limits.split_rows > 0 ? limits.split_rows : kDefaultSplitRows;
-  p.n_page_splits =
-      static_cast<std::int32_t>((limits.max_encoded_rows + p.split_rows - 1) / p.split_rows);
-  p.n_raw_splits =
-      static_cast<std::int32_t>((limits.max_raw_rows + kRawSplitRows - 1) / kRawSplitRows);
   // Fused kernels for more than 8 query rows exist for the usual head sizes and without zeros
   // (launch.cuh).
   const bool usual = view.shape.head_dim == 64 || view.shape.head_dim == 128;
-  const bool wide =
-      choice.path == AttendPath::general || (usual && !p.k.has_zeros() && !p.v.has_zeros());
-  const int most = wide ? kUnitRows : kUnitRows / 2;
-  const std::int64_t rows = std::int64_t{limits.max_tokens_per_seq} * view.shape.gqa_group();
-  p.unit_rows = static_cast<std::int32_t>(std::min<std::int64_t>(rows, most));
-  p.n_units = static_cast<std::int32_t>((rows + p.unit_rows - 1) / p.unit_rows);
+  const bool wide = choice.path == AttendPath::general ||
+                    (usual && !choice.k.has_zeros() && !choice.v.has_zeros());
+  AttendParams p = plan_call(view, limits, wide ? kUnitRows : kUnitRows / 2);
+  p.k = choice.k;
+  p.v = choice.v;
   return p;
 }
 
@@ -177,56 +143,17 @@ std::size_t state_bytes(const AttendParams& p) {
                                   256);
 }
 
-/// Bytes of the sketches of all query rows, for QJL keys.
-std::size_t sketch_bytes(const AttendParams& p) {
-  const Qjl* qjl = p.view.k_codec.as<Qjl>();
-  if (qjl == nullptr) return 0;
-  const std::int64_t n_rows =
-      std::int64_t{p.view.n_seq} * p.view.shape.n_kv_heads * p.n_units * p.unit_rows;
-  return static_cast<std::size_t>((n_rows * qjl->sketch_dim * 4 + 255) / 256 * 256);
-}
-
 /// The parts of the workspace: states, sketches, logits.
 struct Workspace {
   Workspace(const AttendParams& p, const Choice& choice, const AttendLimits& limits)
       : sketch(state_bytes(p)),
         logits(sketch + sketch_bytes(p)),
-        bytes(logits + (choice.path == AttendPath::general ? logits_bytes(p, limits) : 0)) {}
+        bytes(logits + (choice.path == AttendPath::general ? plan_waves(p, limits).bytes : 0)) {}
 
   std::size_t sketch;  ///< where the part begins
   std::size_t logits;
   std::size_t bytes;
 };
-
-void check_shape(const KvView& view) {
-  kvcodec::check(view.shape);
-  if (view.n_seq < 0 || view.n_seq > kMaxGridZ) refuse("n_seq", view.n_seq, "0..65535");
-}
-
-void check_arguments(const KvView& view, const DeviceQueries& queries, const DeviceOutput& output,
-                     const AttendOptions& options) {
-  AttendOptions on_host = options;
-  on_host.sink_logits = nullptr;
-  const BadOption bad = find_bad_option(on_host, view.shape.n_q_heads);
-  if (bad.name != nullptr) refuse(bad.name, bad.value, bad.allowed);
-  const auto need = [](const char* name, const void* pointer) {
-    if (pointer == nullptr) refuse(name, "null", "a device pointer");
-  };
-  need("q", queries.q);
-  need("indptr of the queries", queries.indptr);
-  need("pos of the queries", queries.pos);
-  need("out", output.out);
-  need("indptr of the view", view.indptr);
-  if ((queries.k_new == nullptr) != (queries.v_new == nullptr)) {
-    refuse("k_new, v_new", "one of them null", "both or none");
-  }
-  if (view.k_codecs == nullptr) {
-    require_tables("attend on the device", view.k_codec, view.shape.head_dim);
-  }
-  if (view.v_codecs == nullptr) {
-    require_tables("attend on the device", view.v_codec, view.shape.head_dim);
-  }
-}
 
 }  // namespace
 
@@ -235,7 +162,7 @@ AttendPath attend_path(const KvView& view) { return choose(view).path; }
 std::string why_unsupported(const KvView& view) { return choose(view).why; }
 
 std::size_t attend_workspace_bytes(const KvView& view, const AttendLimits& limits) {
-  check_shape(view);
+  check_sizes(kWhat, view, limits);
   const Choice choice = choose(view);
   if (choice.path == AttendPath::none) throw unsupported(choice.why);
   return Workspace(plan(view, choice, limits), choice, limits).bytes;
@@ -244,54 +171,38 @@ std::size_t attend_workspace_bytes(const KvView& view, const AttendLimits& limit
 void attend(const KvView& view, const DeviceQueries& queries, const DeviceOutput& output,
             const AttendOptions& options, const AttendLimits& limits, void* workspace,
             std::size_t workspace_bytes, Stream stream) {
-  check_shape(view);
+  check_sizes(kWhat, view, limits);
   const Choice choice = choose(view);
   if (choice.path == AttendPath::none) throw unsupported(choice.why);
   if (view.n_seq == 0) return;
-  check_arguments(view, queries, output, options);
+  check_call(kWhat, view, queries, options);
+  if (output.out == nullptr) {
+    throw invalid_argument(bad_value(kWhat, "out", "null", "a device pointer"));
+  }
   AttendParams p = plan(view, choice, limits);
   const Workspace parts(p, choice, limits);
-  if (workspace == nullptr && parts.bytes > 0) refuse("workspace", "null", "a device pointer");
-  if (workspace_bytes < parts.bytes) {
-    refuse("workspace_bytes", workspace_bytes, "at least " + std::to_string(parts.bytes));
-  }
+  check_workspace(kWhat, workspace, workspace_bytes, parts.bytes);
   const auto part = [&](std::size_t offset) {
     return reinterpret_cast<float*>(static_cast<std::byte*>(workspace) + offset);
   };
-  p.q = queries.q;
-  p.q_dtype = queries.q_dtype;
+  set_call(p, queries, options);
   p.out_dtype = output.out_dtype;
-  p.q_indptr = queries.indptr;
-  p.q_pos = queries.pos;
-  p.k_new = queries.k_new;
-  p.v_new = queries.v_new;
-  p.sm_scale = options.sm_scale;
-  p.logits_soft_cap = options.logits_soft_cap;
-  p.window = options.window;
-  p.window_sinks = options.window_sinks;
-  p.sink_logits = options.sink_logits;
   p.states = part(0);
   p.out = output.out;
   p.lse = output.lse;
-  const dim3 per_row(static_cast<unsigned>(view.shape.n_kv_heads * p.n_units),
-                     static_cast<unsigned>(p.unit_rows), static_cast<unsigned>(view.n_seq));
-  float* sketch = nullptr;
-  if (const Qjl* qjl = view.k_codec.as<Qjl>()) {
-    sketch = part(parts.sketch);
-    cuda::check(launch(sketch_kernel, {per_row, dim3(kAttendThreads), 0, stream}, p, *qjl, sketch),
-                "attend on the device, sketching queries");
-  }
+  float* sketch = sketch_bytes(p) > 0 ? part(parts.sketch) : nullptr;
+  launch_sketch(kWhat, p, sketch, stream);
   if (choice.path == AttendPath::fused) {
     p.one_table =
         *kind_of(p.k) == *kind_of(p.v) && std::equal(p.k.table, p.k.table + 16, p.v.table);
     p.k.scale *= level_factor(p.k);
     p.v.scale *= level_factor(p.v);
     p.q_prepared = sketch;
-    cuda::check(choice.launch(p, false, stream), "attend on the device");
+    cuda::check(choice.launch(p, false, stream), kWhat);
   } else {
     launch_general(p, limits, sketch, part(parts.logits), stream);
   }
-  cuda::check(launch(combine_kernel, {per_row, dim3(kAttendThreads), 0, stream}, p),
+  cuda::check(launch(combine_kernel, {grid_of_rows(p), dim3(kAttendThreads), 0, stream}, p),
               "attend on the device, merging splits");
 }
 

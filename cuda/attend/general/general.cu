@@ -26,12 +26,55 @@ __global__ void __launch_bounds__(kAttendThreads) raw_kernel(const AttendParams 
                      p.state(u.index, p.n_page_splits + split));
 }
 
-/// How encoded rows are cut into waves.
-struct Waves {
-  std::int32_t tiles_per_split;
-  std::int32_t wave_splits;
-  std::size_t bytes;
-};
+/// Whether `format` describes the tiles of one side of all heads, in a way that kernels read.
+bool describe(const KvView& view, Side side, TileFormat& format) {
+  const bool is_key = side == Side::key;
+  const AnyCodec& codec = is_key ? view.k_codec : view.v_codec;
+  if ((is_key ? view.k_codecs : view.v_codecs) != nullptr) return false;
+  const int head_dim = view.shape.head_dim;
+  if (!codec.tile_format(side, head_dim, format) || format.width != head_dim) return false;
+  if (is_key && codec.query_width(head_dim) != head_dim) return false;
+  // All channels of a word of keys take the parameters of the first.
+  const int width = codec.head_span(head_dim) * head_dim;
+  return !is_key || format.group == 0 || format.group >= width ||
+         format.group % (32 / format.bits) == 0;
+}
+
+cudaError_t launch_sums(const GeneralParams& g, cudaStream_t stream) {
+  TileFormat format;
+  if (describe(g.p.view, Side::value, format)) return launch_formatted_sums(g, format, stream);
+  cudaError_t status = launch_sums_slice<0>(g, stream);
+  if (status == cudaErrorNotSupported) status = launch_sums_slice<1>(g, stream);
+  if (status == cudaErrorNotSupported) status = launch_sums_slice<2>(g, stream);
+  if (status == cudaErrorNotSupported) status = launch_sums_slice<3>(g, stream);
+  return status;
+}
+
+/// Why one side's codec has no kernels, or "".
+std::string why_not(const KvView& view, Side side) {
+  const int head_dim = view.shape.head_dim;
+  const AnyCodec& codec = side == Side::key ? view.k_codec : view.v_codec;
+  const std::string which = "codec " + codec.name() + " for " + to_string(side);
+  if (side == Side::value && codec.key_only()) return which + ": it is for keys only";
+  if (!codec.supports(head_dim)) {
+    return which + " has no tiles for head_dim = " + std::to_string(head_dim);
+  }
+  bool listed = false;
+  CacheCodecs::for_each([&]<class C>() { listed = listed || codec.as<C>() != nullptr; });
+  TileFormat format;
+  if (listed || describe(view, side, format)) return "";
+  return which + " is none of the built-in ones (" + codec_families<CacheCodecs>() +
+         ") and has no TileFormat that kernels read";
+}
+
+}  // namespace
+
+std::string why_not_general_keys(const KvView& view) { return why_not(view, Side::key); }
+
+std::string why_not_general(const KvView& view) {
+  const std::string why = why_not(view, Side::key);
+  return why.empty() ? why_not(view, Side::value) : why;
+}
 
 Waves plan_waves(const AttendParams& p, const AttendLimits& limits) noexcept {
   const auto rows = std::min<std::int64_t>(p.split_rows, limits.max_encoded_rows);
@@ -49,20 +92,6 @@ Waves plan_waves(const AttendParams& p, const AttendLimits& limits) noexcept {
   return w;
 }
 
-/// Whether `format` describes the tiles of one side of all heads, in a way that kernels read.
-bool describe(const KvView& view, Side side, TileFormat& format) {
-  const bool is_key = side == Side::key;
-  const AnyCodec& codec = is_key ? view.k_codec : view.v_codec;
-  if ((is_key ? view.k_codecs : view.v_codecs) != nullptr) return false;
-  const int head_dim = view.shape.head_dim;
-  if (!codec.tile_format(side, head_dim, format) || format.width != head_dim) return false;
-  if (is_key && codec.query_width(head_dim) != head_dim) return false;
-  // All channels of a word of keys take the parameters of the first.
-  const int width = codec.head_span(head_dim) * head_dim;
-  return !is_key || format.group == 0 || format.group >= width ||
-         format.group % (32 / format.bits) == 0;
-}
-
 cudaError_t launch_scores(const GeneralParams& g, cudaStream_t stream) {
   TileFormat format;
   if (describe(g.p.view, Side::key, format)) return launch_formatted_scores(g, format, stream);
@@ -73,45 +102,10 @@ cudaError_t launch_scores(const GeneralParams& g, cudaStream_t stream) {
   return status;
 }
 
-cudaError_t launch_sums(const GeneralParams& g, cudaStream_t stream) {
-  TileFormat format;
-  if (describe(g.p.view, Side::value, format)) return launch_formatted_sums(g, format, stream);
-  cudaError_t status = launch_sums_slice<0>(g, stream);
-  if (status == cudaErrorNotSupported) status = launch_sums_slice<1>(g, stream);
-  if (status == cudaErrorNotSupported) status = launch_sums_slice<2>(g, stream);
-  if (status == cudaErrorNotSupported) status = launch_sums_slice<3>(g, stream);
-  return status;
-}
-
-}  // namespace
-
-std::string why_not_general(const KvView& view) {
-  const int head_dim = view.shape.head_dim;
-  const auto why_not = [&](const AnyCodec& codec, Side side) -> std::string {
-    const std::string which = "codec " + codec.name() + " for " + to_string(side);
-    if (side == Side::value && codec.key_only()) return which + ": it is for keys only";
-    if (!codec.supports(head_dim)) {
-      return which + " has no tiles for head_dim = " + std::to_string(head_dim);
-    }
-    bool listed = false;
-    CacheCodecs::for_each([&]<class C>() { listed = listed || codec.as<C>() != nullptr; });
-    TileFormat format;
-    if (listed || describe(view, side, format)) return "";
-    return which + " is none of the built-in ones (" + codec_families<CacheCodecs>() +
-           ") and has no TileFormat that kernels read";
-  };
-  const std::string why = why_not(view.k_codec, Side::key);
-  return why.empty() ? why_not(view.v_codec, Side::value) : why;
-}
-
 TileFormat general_format(std::int32_t head_dim) noexcept {
   TileFormat f;
   f.width = head_dim;
   return f;
-}
-
-std::size_t logits_bytes(const AttendParams& p, const AttendLimits& limits) noexcept {
-  return plan_waves(p, limits).bytes;
 }
 
 void launch_general(const AttendParams& p, const AttendLimits& limits, const float* sketch,
