@@ -5,6 +5,8 @@
 #include <bit>
 #include <cstring>
 
+#include "src/cache/stopwatch.hpp"
+
 namespace kvcodec {
 
 LayerStore::LayerStore(const LayerInfo& layer, std::int64_t max_tokens, std::int32_t page_size)
@@ -27,6 +29,20 @@ LayerStore::LayerStore(const LayerInfo& layer, std::int64_t max_tokens, std::int
 
 void LayerStore::reserve(std::int64_t n_pages) {
   for (auto& list : pages_) list.reserve(static_cast<std::size_t>(n_pages));
+}
+
+std::int64_t LayerStore::rows_encoded(const LayerInfo& layer) const noexcept {
+  std::int64_t n = 0;
+  for (const std::int64_t rows : n_encoded_) n += rows * layer.format.span;
+  return n;
+}
+
+std::int64_t LayerStore::rows_raw(const LayerInfo& layer) const noexcept {
+  std::int64_t n = (n_sink_ + n_recent_) * layer.shape.n_kv_heads;
+  for (int head = 0; layer.stages_rows && head < layer.shape.n_kv_heads; ++head) {
+    n += staged_.n(head);
+  }
+  return n;
 }
 
 std::int64_t LayerStore::n_pages() const noexcept {
@@ -156,14 +172,19 @@ void LayerStore::settle(const LayerInfo& layer, PagePool& pool, AppendScratch& s
   if (!may_leave(layer, 0)) return;
   if (!layer.stages_rows) {
     const std::int64_t target = layer.rule().encoded_after(n_encoded(0) + n_recent_, n_encoded(0));
+    if (n_encoded(0) == target) return;
+    const Stopwatch watch(scratch.flush);
     while (n_encoded(0) < target) encode_oldest(layer, pool, scratch);
     return;
   }
-  while (n_recent_ >= layer.capacity()) {
-    if (layer.config.policy && !layer.judges_at_prompt()) judge_chunk(layer, scratch);
-    else stage(layer.leaving(), nullptr);
+  if (n_recent_ >= layer.capacity()) {
+    const Stopwatch watch(scratch.flush);
+    while (n_recent_ >= layer.capacity()) {
+      if (layer.config.policy && !layer.judges_at_prompt()) judge_chunk(layer, scratch);
+      else stage(layer.leaving(), nullptr);
+    }
+    encode_staged(layer, pool, scratch);
   }
-  encode_staged(layer, pool, scratch);
   drop_old_pages(layer, pool);
 }
 
@@ -190,6 +211,7 @@ void LayerStore::encode_oldest(const LayerInfo& layer, PagePool& pool,
   }
   for (int head = 0; head < layer.shape.n_kv_heads; ++head) recent_.drop_front(head, n, n_recent_);
   n_recent_ -= n;
+  scratch.tiles_encoded += layer.shape.n_kv_heads;
 }
 
 std::byte* LayerStore::writable_page(const LayerInfo& layer, PagePool& pool, int stream,

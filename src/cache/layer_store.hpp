@@ -51,6 +51,13 @@ class LayerStore {
   const std::vector<std::int32_t>& pages(int stream) const noexcept {
     return pages_[static_cast<std::size_t>(stream)];
   }
+  /// Rows of all heads in pages, and not in pages.
+  std::int64_t rows_encoded(const LayerInfo& layer) const noexcept;
+  std::int64_t rows_raw(const LayerInfo& layer) const noexcept;
+  /// Rows of all heads that a policy left out.
+  std::int64_t rows_evicted(const LayerInfo& layer) const noexcept {
+    return n_tokens_ * layer.shape.n_kv_heads - rows_encoded(layer) - rows_raw(layer);
+  }
   std::int64_t n_pages() const noexcept;
   std::int64_t window_bytes() const noexcept;
   std::int64_t table_bytes(const LayerInfo& layer) const noexcept;

@@ -3,6 +3,7 @@
 
 #include "kvcodec/policy/observe.hpp"
 #include "src/cache/layer_store.hpp"
+#include "src/cache/stopwatch.hpp"
 
 namespace kvcodec {
 namespace {
@@ -75,6 +76,7 @@ void LayerStore::encode_staged(const LayerInfo& layer, PagePool& pool, AppendScr
     all += n_rows.back();
   }
   if (all == 0) return;
+  scratch.tiles_encoded += all / kTileRows;
   BookCodes codes[2];
   for (const Side side : {Side::key, Side::value}) {
     Books& books = side == Side::key ? k_books_ : v_books_;
@@ -230,6 +232,7 @@ void LayerStore::end_prompt(const LayerInfo& layer, PagePool& pool, AppendScratc
   k_center_.finish();
   v_center_.finish();
   if (layer.judges_at_prompt()) {
+    const Stopwatch watch(scratch.flush);
     stage(judgement.n_rows, judgement.masks.data());
     encode_staged(layer, pool, scratch);
     recent_.resize(layer.capacity(), n_recent_);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvcodec/cache/cache_config.hpp"
+#include "kvcodec/cache/cache_stats.hpp"
 #include "kvcodec/core/error.hpp"
 #include "kvcodec/core/rows.hpp"
 #include "kvcodec/page/kv_view.hpp"
@@ -113,6 +114,9 @@ class Cache {
   CacheBytes bytes() const noexcept;
   /// Bytes that one sequence uses; shared pages count whole. Throws invalid_argument.
   CacheBytes bytes(SeqId seq) const;
+  /// Everything that is counted. Allocates nothing; takes time for every open sequence, layer and head.
+  /// CacheStats::attend is zero.
+  CacheStats stats() const noexcept;
   /// Pages that can still be taken for one layer.
   std::int64_t free_pages(std::int32_t layer) const noexcept;
 
