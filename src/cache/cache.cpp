@@ -374,6 +374,48 @@ void Cache::end_prompt(SeqId seq) {
   }
 }
 
+void Cache::hold_raw(SeqId seq, std::int32_t layer, std::int32_t n_rows) {
+  impl_->check_layer(layer);
+  check_range("Cache::hold_raw", "n_rows", n_rows, 0, 65536);
+  const auto l = static_cast<std::size_t>(layer);
+  Sequence& s = impl_->at(seq);
+  if (s.broken) throw std::bad_alloc();
+  LayerStore& store = s.layers[l];
+  PagePool& pool = impl_->pool(l);
+  const std::int64_t n = std::min<std::int64_t>(n_rows, impl_->config.max_tokens);
+  const std::int64_t needed = store.pages_to_hold(impl_->layers[l], pool, n);
+  if (n < store.held() && needed > pool.n_free()) {
+    throw out_of_pages("Cache::hold_raw: the rows of sequence " + std::to_string(seq) + ", layer " +
+                       std::to_string(layer) + " that n_rows = " + std::to_string(n_rows) +
+                       " lets go need " + std::to_string(needed) + " pages, free are " +
+                       std::to_string(pool.n_free()));
+  }
+  const std::int64_t evicted = store.rows_evicted(impl_->layers[l]);
+  bool changing = false;
+  try {
+    store.hold(impl_->layers[l], pool, impl_->scratch, n, impl_->config.max_tokens, &changing);
+  } catch (...) {
+    s.broken = changing;
+    throw;
+  }
+  impl_->counters.rows_dropped += store.rows_evicted(impl_->layers[l]) - evicted;
+}
+
+std::int64_t Cache::held_rows(SeqId seq, std::int32_t layer) const {
+  impl_->check_layer(layer);
+  return impl_->at(seq).layers[static_cast<std::size_t>(layer)].held();
+}
+
+void Cache::stop_evicting(SeqId seq, std::int32_t layer, bool stop) {
+  impl_->check_layer(layer);
+  impl_->at(seq).layers[static_cast<std::size_t>(layer)].set_evicts(!stop);
+}
+
+bool Cache::evicts(SeqId seq, std::int32_t layer) const {
+  impl_->check_layer(layer);
+  return impl_->at(seq).layers[static_cast<std::size_t>(layer)].evicts();
+}
+
 std::int64_t Cache::n_kept(SeqId seq, std::int32_t layer, std::int32_t kv_head) const {
   impl_->check_layer(layer);
   const LayerInfo& info = impl_->layers[static_cast<std::size_t>(layer)];
@@ -429,6 +471,8 @@ CacheStats Cache::stats() const noexcept {
       s.rows_encoded += store.rows_encoded(layer);
       s.rows_raw += store.rows_raw(layer);
       s.rows_evicted += store.rows_evicted(layer);
+      s.layers_held += store.held() > 0 ? 1 : 0;
+      s.layers_not_evicting += store.evicts() ? 0 : 1;
     }
   }
   return s;
