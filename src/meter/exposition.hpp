@@ -39,6 +39,12 @@ inline std::string seconds(std::int64_t nanoseconds) {
   return text;
 }
 
+inline std::string decimal(double x) {
+  char text[40];
+  std::snprintf(text, sizeof text, "%.9g", x);
+  return text;
+}
+
 /// Backslash, quote and line feed, as the format wants them.
 inline std::string escaped(const std::string& value) {
   std::string text;

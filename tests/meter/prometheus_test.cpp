@@ -150,6 +150,55 @@ TEST(Prometheus, RefusesBadLabels) {
                        {"readings 1", "same labels"}));
 }
 
+TEST(Prometheus, OfAProbeHasEveryNumberOnce) {
+  ProbeStats s;
+  s.streams = 1;
+  s.shadow_bytes = 2;
+  s.alarms_active = 3;
+  s.error = 0.125;
+  s.error_kept = 1e-7;
+  s.worst_error = 0.5;
+  s.worst_layer = 6;
+  s.worst_kv_head = 7;
+  s.max_error = 1e6;
+  s.steps = 9;
+  s.observations = 10;
+  s.streams_started = 11;
+  s.streams_outgrown = 12;
+  s.streams_lost = 13;
+  s.alarms = 14;
+  s.callback_failures = 15;
+  s.check = {16, 17};
+  s.shadow = {18, 19};
+  const std::map<std::string, std::map<std::string, double>> want = {
+      {"kvcodec_probe_streams", {{"", 1}}},
+      {"kvcodec_probe_shadow_bytes", {{"", 2}}},
+      {"kvcodec_probe_alarms_active", {{"", 3}}},
+      {"kvcodec_probe_error", {{"kind=all|", 0.125}, {"kind=kept|", 1e-7}}},
+      {"kvcodec_probe_worst_error", {{"", 0.5}}},
+      {"kvcodec_probe_worst_layer", {{"", 6}}},
+      {"kvcodec_probe_worst_kv_head", {{"", 7}}},
+      {"kvcodec_probe_max_error", {{"", 1e6}}},
+      {"kvcodec_probe_steps_total", {{"", 9}}},
+      {"kvcodec_probe_observations_total", {{"", 10}}},
+      {"kvcodec_probe_streams_started_total", {{"", 11}}},
+      {"kvcodec_probe_streams_given_up_total", {{"kind=outgrown|", 12}, {"kind=lost|", 13}}},
+      {"kvcodec_probe_alarms_total", {{"", 14}}},
+      {"kvcodec_probe_callback_failures_total", {{"", 15}}},
+      {"kvcodec_probe_calls_total", {{"call=check|", 16}, {"call=shadow|", 18}}},
+      {"kvcodec_probe_call_seconds_total", {{"call=check|", 17e-9}, {"call=shadow|", 19e-9}}},
+  };
+  // Behind a cache's, as an endpoint would serve them.
+  const auto m = parse_exposition(to_prometheus(CacheStats{}) + to_prometheus(s));
+  EXPECT_EQ(m.size(), 18u + want.size());
+  for (const auto& [name, series] : want) {
+    ASSERT_TRUE(m.contains(name)) << name;
+    EXPECT_EQ(m.at(name).series, series) << name;
+  }
+  const LabelledProbeStats same[] = {{s, {}}, {s, {}}};
+  EXPECT_THROW(to_prometheus(same), invalid_argument);
+}
+
 // The parser is the judge: it must refuse what the format does not allow.
 TEST(Prometheus, TheParserIsStrict) {
   const std::string head = "# HELP a_total x\n# TYPE a_total counter\n";

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kvcodec/cache/cache_stats.hpp"
+#include "kvcodec/meter/probe.hpp"
 
 namespace kvcodec {
 
@@ -21,14 +22,23 @@ struct LabelledCacheStats {
   std::vector<Label> labels;
 };
 
+struct LabelledProbeStats {
+  ProbeStats stats;
+  std::vector<Label> labels;
+};
+
 /// All metrics of several caches, each metric with one header: HELP, TYPE, then a line per series, every
 /// line ended by a line feed. Names begin with kvcodec_, counters end in _total, times are seconds.
 ///
 /// Throws invalid_argument for a label name outside the above, one that stands twice or that a metric
-/// uses itself ("kind", "call"), and for two caches with the same labels, whose series would be one.
+/// uses itself ("kind", "call"), and for two readings with the same labels, whose series would be one.
 std::string to_prometheus(std::span<const LabelledCacheStats> caches);
 
 /// Of one cache.
 std::string to_prometheus(const CacheStats& stats, const std::vector<Label>& labels = {});
+
+/// The same of probes. No metric has the name of one of caches: the texts may follow each other.
+std::string to_prometheus(std::span<const LabelledProbeStats> probes);
+std::string to_prometheus(const ProbeStats& stats, const std::vector<Label>& labels = {});
 
 }  // namespace kvcodec
