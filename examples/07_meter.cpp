@@ -50,7 +50,7 @@ int main() {
 
   kvcodec::FallbackPolicy fallback(cache, {.hold_rows = 512});
   kvcodec::ProbeOptions options;
-  options.every = 8;  // a short example; 64 unless told
+  options.every = 8;  // a short example; chosen by the shape unless told
   options.min_rows = 256;
   kvcodec::QualityProbe probe(cache, options, [&](const kvcodec::Alarm& alarm) {
     if (alarm.event == kvcodec::Alarm::Event::raised && raised_at < 0) {

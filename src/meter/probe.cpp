@@ -62,11 +62,26 @@ double relative_error(const float* out, const float* ref, std::int64_t n) noexce
 }
 
 void check(const ProbeOptions& o) {
-  check_range("ProbeOptions", "every", o.every, 1, 1 << 20);
+  check_range("ProbeOptions", "every", o.every, 0, 1 << 20);
   check_range("ProbeOptions", "n_streams", o.n_streams, 1, 4096);
   check_range("ProbeOptions", "streams_per_sequence", o.streams_per_sequence, 0, o.n_streams);
   check_range("ProbeOptions", "min_rows", o.min_rows, 1, 1 << 30);
   kvcodec::check(o.drift);
+}
+
+bool has_policy(const Cache& cache) noexcept {
+  const auto& layers = cache.config().layers;
+  return std::any_of(layers.begin(), layers.end(),
+                     [](const LayerConfig& l) { return static_cast<bool>(l.policy); });
+}
+
+/// A check reads one stream of f16 rows from memory, which takes up to four times as long as an encoded
+/// one; with a policy it attends twice, over more rows than the cache has left.
+std::int32_t chosen_every(const Cache& cache) noexcept {
+  constexpr std::int64_t kPerStream = 800;  // 4 / 0.5 %
+  const std::int64_t n_streams = std::int64_t{cache.n_layers()} * cache.config().shape.n_kv_heads;
+  const std::int64_t every = kPerStream * (has_policy(cache) ? 4 : 1) / n_streams;
+  return static_cast<std::int32_t>(std::max<std::int64_t>(16, every));
 }
 
 /// Rows of one shadow. Throws invalid_argument if it could never be checked.
@@ -122,6 +137,7 @@ struct QualityProbe::Impl {
         slots(static_cast<std::size_t>(o.n_streams)),
         tracks(static_cast<std::size_t>(n_layers * std::int64_t{shape.n_kv_heads})),
         last_layer(n_layers) {
+    if (options.every == 0) options.every = chosen_every(cache);
     const auto n = static_cast<std::int64_t>(tracks.size());
     walk_at = static_cast<std::int64_t>(mixed(o.seed) % static_cast<std::uint64_t>(n));
     // Steps of the golden ratio spread the first few streams over the layers.
@@ -136,9 +152,7 @@ struct QualityProbe::Impl {
   /// What marking the rows that a policy kept needs.
   void reserve(const Cache& cache) {
     const CacheConfig& config = cache.config();
-    const bool judged = std::any_of(config.layers.begin(), config.layers.end(),
-                                    [](const LayerConfig& l) { return bool{l.policy}; });
-    if (!judged) return;
+    if (!has_policy(cache)) return;
     const auto heads = static_cast<std::size_t>(shape.n_kv_heads);
     const std::int64_t pages = (config.max_tokens + config.page_size - 1) / config.page_size;
     masks.resize(static_cast<std::size_t>(shadow.capacity()));
