@@ -340,13 +340,13 @@ TEST(Probe, RefusesByName) {
   refused([](ProbeOptions& o) { o.drift.floor = 0.5; }, {"floor = 0.5", "< threshold"});
   refused([](ProbeOptions& o) { o.drift.recover = 1.0; }, {"recover = 1"});
   const QualityProbe probe(cache);
-  EXPECT_EQ(probe.options().every, 200);  // 800 / (2 layers * 2 heads)
+  EXPECT_EQ(probe.options().every, 250);  // 1000 / (2 layers * 2 heads)
   EXPECT_EQ(QualityProbe(Cache(make_cache_config("kv=int8", {8, 8, 64}, 32, 100))).options().every,
             16);
   EXPECT_EQ(QualityProbe(Cache(make_cache_config("kv=int8,policy=window:n64", kShape, 2, 100)))
                 .options()
                 .every,
-            800);
+            2000);
   EXPECT_TRUE(contains(message_of<invalid_argument>([&] { probe.running_error(2, 0); }),
                        {"layer = 2", "0..1"}));
   EXPECT_THROW(probe.running_error(0, -1), invalid_argument);

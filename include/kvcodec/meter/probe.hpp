@@ -28,7 +28,7 @@ namespace kvcodec {
 /// Settings of a probe.
 struct ProbeOptions {
   /// Steps from one check to the next; 1..2^20. 0: so many that checks take about half a percent of the
-  /// time of attention: 800 / (n_layers * n_kv_heads), four times that with a policy, at least 16.
+  /// time of attention: 1000 / (n_layers * n_kv_heads), eight times that with a policy, at least 16.
   std::int32_t every = 0;
   std::int32_t n_streams = 4;  ///< watched at one time; 1..4096
   /// Of them, how many may belong to one sequence; 1..n_streams, or 0 for all.
