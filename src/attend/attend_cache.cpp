@@ -4,6 +4,7 @@
 
 #include "kvcodec/attend/attend.hpp"
 #include "src/attend/options.hpp"
+#include "src/cache/stopwatch.hpp"
 
 namespace kvcodec {
 namespace {
@@ -84,6 +85,7 @@ std::span<std::byte> AttendWorkspace::bytes(std::size_t n) {
 
 void attend(const Cache& cache, std::int32_t layer, const Step& step, float* out, float* lse,
             const AttendOptions& options, AttendWorkspace& w, const Executor& executor) {
+  const Stopwatch watch(w.times);
   check_options(options, cache.config().shape.n_q_heads);
   const KvView view = cache.view(layer, step.seqs, w.view);
   const HeadShape& shape = view.shape;

@@ -19,6 +19,14 @@ std::int64_t Books::bytes() const noexcept {
   return n;
 }
 
+double Books::bytes_shared() const noexcept {
+  double n = 0.0;
+  for (const auto& table : tables_) {
+    n += static_cast<double>(table->bytes()) / static_cast<double>(table.use_count());
+  }
+  return n;
+}
+
 BookCodes Books::cover(const LayerInfo& layer, Side side, const StagedRows& staged,
                        const std::vector<std::int64_t>& n_rows) {
   const auto head_dim = static_cast<std::size_t>(layer.shape.head_dim);

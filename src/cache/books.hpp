@@ -28,6 +28,8 @@ class Books {
   }
   const std::vector<std::shared_ptr<CodebookTable>>& tables() const noexcept { return tables_; }
   std::int64_t bytes() const noexcept;
+  /// The same with each table divided among those that share it: over all of them it counts once.
+  double bytes_shared() const noexcept;
 
   /// Codes of the first n_rows[head] staged rows of every head; tables grow. Throws as
   /// CodebookTable::cover.

@@ -2,15 +2,16 @@
 #include "kvcodec/cache/cache.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <new>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include "kvcodec/core/arith.hpp"
 #include "src/cache/layer_store.hpp"
+#include "src/cache/stopwatch.hpp"
 
 namespace kvcodec {
 namespace {
@@ -86,6 +87,7 @@ struct Cache::Impl {
   std::vector<PagePool> pools;  ///< one per page size in bytes
   std::vector<std::optional<Sequence>> sequences;
   AppendScratch scratch;
+  CacheStats counters;  ///< what nothing else knows: the counters but those of scratch
 
   explicit Impl(CacheConfig c) : config(std::move(c)) {
     check(config.shape);
@@ -175,6 +177,13 @@ struct Cache::Impl {
   }
 
   Status append(SeqId seq, std::int32_t layer, const AnyRows& k, const AnyRows& v) noexcept {
+    const Status status = append_uncounted(seq, layer, k, v);
+    if (status != Status::ok) ++counters.appends_refused;
+    return status;
+  }
+
+  Status append_uncounted(SeqId seq, std::int32_t layer, const AnyRows& k,
+                          const AnyRows& v) noexcept {
     if (!is_open(seq) || layer < 0 || static_cast<std::size_t>(layer) >= layers.size() ||
         !good_rows(k) || !good_rows(v) || k.n_tokens != v.n_tokens) {
       return Status::invalid_argument;
@@ -188,8 +197,10 @@ struct Cache::Impl {
     if (store.pages_needed(layers[l], pool(l), k.n_tokens) > pool(l).n_free()) {
       return Status::out_of_pages;
     }
+    const std::int64_t evicted = store.rows_evicted(layers[l]);
     bool changing = false;
     try {
+      const Stopwatch watch(counters.append);
       store.grow_windows(layers[l], k.n_tokens);
       changing = true;
       s.clamped |= store.append(layers[l], pool(l), scratch, k, v);
@@ -197,6 +208,8 @@ struct Cache::Impl {
       s.broken = changing;
       return Status::out_of_memory;
     }
+    counters.tokens_appended += k.n_tokens;
+    counters.rows_dropped += store.rows_evicted(layers[l]) - evicted;
     return Status::ok;
   }
 
@@ -260,6 +273,7 @@ SeqId Cache::open() {
     s.layers.emplace_back(layer, impl_->config.max_tokens, impl_->config.page_size);
   }
   impl_->sequences[slot] = std::move(s);
+  ++impl_->counters.sequences_opened;
   return static_cast<SeqId>(slot);
 }
 
@@ -267,6 +281,7 @@ void Cache::close(SeqId seq) {
   Sequence& s = impl_->at(seq);
   for (std::size_t l = 0; l < s.layers.size(); ++l) s.layers[l].give_back_pages(impl_->pool(l));
   impl_->sequences[static_cast<std::size_t>(seq)].reset();
+  ++impl_->counters.sequences_closed;
 }
 
 SeqId Cache::fork(SeqId seq) {
@@ -279,6 +294,8 @@ SeqId Cache::fork(SeqId seq) {
   }
   for (std::size_t l = 0; l < child.layers.size(); ++l) child.layers[l].share_pages(impl_->pool(l));
   impl_->sequences[slot] = std::move(child);
+  ++impl_->counters.sequences_opened;
+  ++impl_->counters.sequences_forked;
   return static_cast<SeqId>(slot);
 }
 
@@ -303,6 +320,7 @@ Status Cache::truncate(SeqId seq, std::int64_t n_tokens) noexcept {
       return Status::cannot_truncate;
   }
   for (std::size_t l = 0; l < s.layers.size(); ++l) {
+    impl_->counters.tokens_truncated += s.layers[l].n_tokens() - n_tokens;
     s.layers[l].truncate(impl_->layers[l], impl_->pool(l), n_tokens);
   }
   return Status::ok;
@@ -346,12 +364,56 @@ void Cache::end_prompt(SeqId seq) {
   }
   try {
     for (std::size_t l = 0; l < s.layers.size(); ++l) {
+      const std::int64_t evicted = s.layers[l].rows_evicted(impl_->layers[l]);
       s.layers[l].end_prompt(impl_->layers[l], impl_->pool(l), impl_->scratch, judgements[l]);
+      impl_->counters.rows_dropped += s.layers[l].rows_evicted(impl_->layers[l]) - evicted;
     }
   } catch (...) {
     s.broken = true;
     throw;
   }
+}
+
+void Cache::hold_raw(SeqId seq, std::int32_t layer, std::int32_t n_rows) {
+  impl_->check_layer(layer);
+  check_range("Cache::hold_raw", "n_rows", n_rows, 0, 65536);
+  const auto l = static_cast<std::size_t>(layer);
+  Sequence& s = impl_->at(seq);
+  if (s.broken) throw std::bad_alloc();
+  LayerStore& store = s.layers[l];
+  PagePool& pool = impl_->pool(l);
+  const std::int64_t n = std::min<std::int64_t>(n_rows, impl_->config.max_tokens);
+  const std::int64_t needed = store.pages_to_hold(impl_->layers[l], pool, n);
+  if (n < store.held() && needed > pool.n_free()) {
+    throw out_of_pages("Cache::hold_raw: the rows of sequence " + std::to_string(seq) + ", layer " +
+                       std::to_string(layer) + " that n_rows = " + std::to_string(n_rows) +
+                       " lets go need " + std::to_string(needed) + " pages, free are " +
+                       std::to_string(pool.n_free()));
+  }
+  const std::int64_t evicted = store.rows_evicted(impl_->layers[l]);
+  bool changing = false;
+  try {
+    store.hold(impl_->layers[l], pool, impl_->scratch, n, impl_->config.max_tokens, &changing);
+  } catch (...) {
+    s.broken = changing;
+    throw;
+  }
+  impl_->counters.rows_dropped += store.rows_evicted(impl_->layers[l]) - evicted;
+}
+
+std::int64_t Cache::held_rows(SeqId seq, std::int32_t layer) const {
+  impl_->check_layer(layer);
+  return impl_->at(seq).layers[static_cast<std::size_t>(layer)].held();
+}
+
+void Cache::stop_evicting(SeqId seq, std::int32_t layer, bool stop) {
+  impl_->check_layer(layer);
+  impl_->at(seq).layers[static_cast<std::size_t>(layer)].set_evicts(!stop);
+}
+
+bool Cache::evicts(SeqId seq, std::int32_t layer) const {
+  impl_->check_layer(layer);
+  return impl_->at(seq).layers[static_cast<std::size_t>(layer)].evicts();
 }
 
 std::int64_t Cache::n_kept(SeqId seq, std::int32_t layer, std::int32_t kv_head) const {
@@ -370,7 +432,7 @@ bool Cache::has_clamped(SeqId seq) const { return impl_->at(seq).clamped; }
 
 CacheBytes Cache::bytes() const noexcept {
   CacheBytes all;
-  std::set<const CodebookTable*> books;  // a fork shares them
+  double books = 0.0;
   for (const auto& s : impl_->sequences) {
     if (!s) continue;
     const CacheBytes one = impl_->bytes_of(*s);
@@ -378,17 +440,42 @@ CacheBytes Cache::bytes() const noexcept {
     all.tables += one.tables;
     all.n_values += one.n_values;
     for (const LayerStore& store : s->layers) {
-      for (const Side side : {Side::key, Side::value}) {
-        for (const auto& table : store.books(side).tables()) books.insert(table.get());
-      }
+      books += store.books(Side::key).bytes_shared() + store.books(Side::value).bytes_shared();
     }
   }
-  for (const CodebookTable* book : books) all.payload += book->bytes();
+  all.payload += std::llround(books);
   for (const PagePool& pool : impl_->pools) {
     const std::int64_t used = pool.n_pages() - pool.n_free();
     all.payload += used * static_cast<std::int64_t>(pool.page_bytes());
   }
   return all;
+}
+
+CacheStats Cache::stats() const noexcept {
+  CacheStats s = impl_->counters;
+  s.tiles_encoded = impl_->scratch.tiles_encoded;
+  s.flush = impl_->scratch.flush;
+  s.bytes = bytes();
+  s.sequences_max = impl_->config.max_sequences;
+  for (const PagePool& pool : impl_->pools) {
+    s.pages_total += pool.n_pages();
+    s.pages_free += pool.n_free();
+  }
+  for (const auto& sequence : impl_->sequences) {
+    if (!sequence) continue;
+    ++s.sequences_open;
+    for (std::size_t l = 0; l < impl_->layers.size(); ++l) {
+      const LayerInfo& layer = impl_->layers[l];
+      const LayerStore& store = sequence->layers[l];
+      s.tokens += store.n_tokens();
+      s.rows_encoded += store.rows_encoded(layer);
+      s.rows_raw += store.rows_raw(layer);
+      s.rows_evicted += store.rows_evicted(layer);
+      s.layers_held += store.held() > 0 ? 1 : 0;
+      s.layers_not_evicting += store.evicts() ? 0 : 1;
+    }
+  }
+  return s;
 }
 
 CacheBytes Cache::bytes(SeqId seq) const { return impl_->bytes_of(impl_->at(seq)); }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvcodec/cache/cache_config.hpp"
+#include "kvcodec/cache/cache_stats.hpp"
 #include "kvcodec/cache/window_rule.hpp"
 #include "kvcodec/codec/codebook.hpp"
 #include "kvcodec/page/page_format.hpp"
@@ -71,6 +72,10 @@ struct AppendScratch {
   std::vector<float> judged_v;       ///< the same
   std::vector<KeepMask> judgement;   ///< [n_kv_heads, chunk]
   std::vector<std::int64_t> n_rows;  ///< [n_kv_heads]
+
+  // Counters of all its layers and sequences, see CacheStats.
+  CallTimes flush;
+  std::int64_t tiles_encoded = 0;
 };
 
 }  // namespace kvcodec

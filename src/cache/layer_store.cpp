@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
+
+#include "src/cache/stopwatch.hpp"
 
 namespace kvcodec {
 
@@ -16,8 +19,7 @@ LayerStore::LayerStore(const LayerInfo& layer, std::int64_t max_tokens, std::int
       k_books_(layer, Side::key),
       v_books_(layer, Side::value),
       pages_(static_cast<std::size_t>(layer.n_streams())) {
-  const std::int64_t centered = std::min(max_tokens, n_centered() + layer.keep());
-  if (n_centered() > 0 && centered > recent_.capacity()) recent_.resize(centered, 0);
+  recent_.resize(window_rows(layer, max_tokens, 0), 0);
   if (layer.stages_rows) {
     const std::int64_t waiting = std::max(layer.leaving(), recent_.capacity() - layer.keep());
     staged_ = StagedRows(layer, kTileRows - 1 + waiting);
@@ -27,6 +29,27 @@ LayerStore::LayerStore(const LayerInfo& layer, std::int64_t max_tokens, std::int
 
 void LayerStore::reserve(std::int64_t n_pages) {
   for (auto& list : pages_) list.reserve(static_cast<std::size_t>(n_pages));
+}
+
+std::int64_t LayerStore::window_rows(const LayerInfo& layer, std::int64_t max_tokens,
+                                     std::int64_t held) const noexcept {
+  const std::int64_t settled = layer.capacity() + held;
+  if (n_centered() == 0) return settled;
+  return std::max(settled, std::min(max_tokens, n_centered() + layer.keep() + held));
+}
+
+std::int64_t LayerStore::rows_encoded(const LayerInfo& layer) const noexcept {
+  std::int64_t n = 0;
+  for (const std::int64_t rows : n_encoded_) n += rows * layer.format.span;
+  return n;
+}
+
+std::int64_t LayerStore::rows_raw(const LayerInfo& layer) const noexcept {
+  std::int64_t n = (n_sink_ + n_recent_) * layer.shape.n_kv_heads;
+  for (int head = 0; layer.stages_rows && head < layer.shape.n_kv_heads; ++head) {
+    n += staged_.n(head);
+  }
+  return n;
 }
 
 std::int64_t LayerStore::n_pages() const noexcept {
@@ -55,7 +78,7 @@ bool LayerStore::may_leave(const LayerInfo& layer, std::int64_t n) const noexcep
   // Rows that a center is the mean of must not be taken back once something was encoded with it;
   // those that a truncation may always take back come on top.
   return !layer.judges_at_prompt() &&
-         (n_centered() == 0 || n_rows() + n >= n_centered() + layer.keep());
+         (n_centered() == 0 || n_rows() + n >= n_centered() + keep(layer));
 }
 
 std::int64_t LayerStore::pages_needed(const LayerInfo& layer, const PagePool& pool,
@@ -75,9 +98,9 @@ std::int64_t LayerStore::pages_for_leaving(const LayerInfo& layer, const PagePoo
     const std::int64_t rows = before + n_recent_ + n;
     std::int64_t after = before;
     if (!layer.stages_rows) {
-      after = layer.rule().encoded_after(rows, before);
+      after = rule(layer).encoded_after(rows, before);
     } else {
-      const std::int64_t leaving = std::max<std::int64_t>(0, n_recent_ + n - layer.keep());
+      const std::int64_t leaving = std::max<std::int64_t>(0, n_recent_ + n - keep(layer));
       after += (staged_.n(stream) + leaving) / kTileRows * kTileRows;
     }
     needed += std::max<std::int64_t>(
@@ -155,16 +178,48 @@ void LayerStore::restart_centers(const LayerInfo& layer) noexcept {
 void LayerStore::settle(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch) {
   if (!may_leave(layer, 0)) return;
   if (!layer.stages_rows) {
-    const std::int64_t target = layer.rule().encoded_after(n_encoded(0) + n_recent_, n_encoded(0));
+    const std::int64_t target = rule(layer).encoded_after(n_encoded(0) + n_recent_, n_encoded(0));
+    if (n_encoded(0) == target) return;
+    const Stopwatch watch(scratch.flush);
     while (n_encoded(0) < target) encode_oldest(layer, pool, scratch);
     return;
   }
-  while (n_recent_ >= layer.capacity()) {
-    if (layer.config.policy && !layer.judges_at_prompt()) judge_chunk(layer, scratch);
-    else stage(layer.leaving(), nullptr);
+  if (n_recent_ >= capacity(layer)) {
+    const Stopwatch watch(scratch.flush);
+    while (n_recent_ >= capacity(layer)) {
+      if (layer.config.policy && !layer.judges_at_prompt() && evicts_) judge_chunk(layer, scratch);
+      else stage(layer.leaving(), nullptr);
+    }
+    encode_staged(layer, pool, scratch);
   }
-  encode_staged(layer, pool, scratch);
   drop_old_pages(layer, pool);
+}
+
+std::int64_t LayerStore::pages_to_hold(const LayerInfo& layer, const PagePool& pool,
+                                       std::int64_t n) noexcept {
+  const std::int64_t before = std::exchange(held_, n);
+  const std::int64_t pages = may_leave(layer, 0) ? pages_for_leaving(layer, pool, 0) : 0;
+  held_ = before;
+  return pages;
+}
+
+void LayerStore::hold(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch,
+                      std::int64_t n, std::int64_t max_tokens, bool* changing) {
+  const std::int64_t rows = window_rows(layer, max_tokens, n);
+  if (n >= held_) {
+    recent_.resize(std::max(recent_.capacity(), rows), n_recent_);
+    held_ = n;
+    return;
+  }
+  // Everything that was held may leave at once.
+  const std::int64_t staged = layer.stages_rows ? staged_.rows().capacity() : 0;
+  if (layer.stages_rows) staged_.resize(std::max(staged, kTileRows - 1 + n_recent_));
+  *changing = true;
+  held_ = n;
+  settle(layer, pool, scratch);
+  if (layer.stages_rows) staged_.resize(staged);
+  // A prompt that waits to be judged grows its window by itself.
+  if (!layer.judges_at_prompt() || prompt_ended_) recent_.resize(rows, n_recent_);
 }
 
 void LayerStore::encode_oldest(const LayerInfo& layer, PagePool& pool,
@@ -190,6 +245,7 @@ void LayerStore::encode_oldest(const LayerInfo& layer, PagePool& pool,
   }
   for (int head = 0; head < layer.shape.n_kv_heads; ++head) recent_.drop_front(head, n, n_recent_);
   n_recent_ -= n;
+  scratch.tiles_encoded += layer.shape.n_kv_heads;
 }
 
 std::byte* LayerStore::writable_page(const LayerInfo& layer, PagePool& pool, int stream,

@@ -51,6 +51,13 @@ class LayerStore {
   const std::vector<std::int32_t>& pages(int stream) const noexcept {
     return pages_[static_cast<std::size_t>(stream)];
   }
+  /// Rows of all heads in pages, and not in pages.
+  std::int64_t rows_encoded(const LayerInfo& layer) const noexcept;
+  std::int64_t rows_raw(const LayerInfo& layer) const noexcept;
+  /// Rows of all heads that a policy left out.
+  std::int64_t rows_evicted(const LayerInfo& layer) const noexcept {
+    return n_tokens_ * layer.shape.n_kv_heads - rows_encoded(layer) - rows_raw(layer);
+  }
   std::int64_t n_pages() const noexcept;
   std::int64_t window_bytes() const noexcept;
   std::int64_t table_bytes(const LayerInfo& layer) const noexcept;
@@ -75,6 +82,17 @@ class LayerStore {
   void end_prompt(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch,
                   const Judgement& judgement);
 
+  /// Newest rows kept raw beyond what the configuration says.
+  std::int64_t held() const noexcept { return held_; }
+  /// Pages that holding n rows from now on takes: some if they are fewer than before.
+  std::int64_t pages_to_hold(const LayerInfo& layer, const PagePool& pool, std::int64_t n) noexcept;
+  /// Holds n <= max_tokens rows from now on; pages must be there. Throws what append throws. `changing` is set once
+  /// it can no longer be undone: then, after an exception, it can be read and given back, no more.
+  void hold(const LayerInfo& layer, PagePool& pool, AppendScratch& scratch, std::int64_t n,
+            std::int64_t max_tokens, bool* changing);
+  bool evicts() const noexcept { return evicts_; }
+  void set_evicts(bool evicts) noexcept { evicts_ = evicts; }
+
   bool can_truncate(const LayerInfo& layer, std::int64_t n_tokens) const noexcept;
   void truncate(const LayerInfo& layer, PagePool& pool, std::int64_t n_tokens) noexcept;
   /// Adds a user to every page: `this` is a fresh copy of another sequence's store.
@@ -93,6 +111,17 @@ class LayerStore {
                                  std::int64_t n) const noexcept;
   /// Whether rows may leave the window at all, with n rows more than now.
   bool may_leave(const LayerInfo& layer, std::int64_t n) const noexcept;
+  /// Newest rows that stay raw when rows leave the window, and rows it holds at most once nothing
+  /// waits for a center or the end of the prompt.
+  std::int64_t keep(const LayerInfo& layer) const noexcept { return layer.keep() + held_; }
+  std::int64_t capacity(const LayerInfo& layer) const noexcept { return layer.capacity() + held_; }
+  /// Of a layer without staged rows.
+  WindowRule rule(const LayerInfo& layer) const noexcept {
+    return {keep(layer), layer.config.flush_rows};
+  }
+  /// Rows the window needs memory for with `held` rows held, where no prompt waits to be judged.
+  std::int64_t window_rows(const LayerInfo& layer, std::int64_t max_tokens,
+                           std::int64_t held) const noexcept;
   /// Rows that centers are the mean of.
   std::int64_t n_centered() const noexcept {
     return std::max(k_center_.n_needed(), v_center_.n_needed());
@@ -133,6 +162,8 @@ class LayerStore {
   std::int64_t n_tokens_ = 0;
   std::int64_t n_sink_ = 0;
   std::int64_t n_recent_ = 0;
+  std::int64_t held_ = 0;
+  bool evicts_ = true;
   bool prompt_ended_ = false;
   std::vector<std::int64_t> n_encoded_;  ///< per stream
   RawStore sinks_;

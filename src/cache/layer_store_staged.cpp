@@ -3,6 +3,7 @@
 
 #include "kvcodec/policy/observe.hpp"
 #include "src/cache/layer_store.hpp"
+#include "src/cache/stopwatch.hpp"
 
 namespace kvcodec {
 namespace {
@@ -75,6 +76,7 @@ void LayerStore::encode_staged(const LayerInfo& layer, PagePool& pool, AppendScr
     all += n_rows.back();
   }
   if (all == 0) return;
+  scratch.tiles_encoded += all / kTileRows;
   BookCodes codes[2];
   for (const Side side : {Side::key, Side::value}) {
     Books& books = side == Side::key ? k_books_ : v_books_;
@@ -110,7 +112,7 @@ void LayerStore::encode_staged(const LayerInfo& layer, PagePool& pool, AppendScr
 
 void LayerStore::drop_old_pages(const LayerInfo& layer, PagePool& pool) noexcept {
   const std::int64_t newest = layer.config.policy.newest_rows();
-  if (newest == 0) return;
+  if (newest == 0 || !evicts_) return;
   const std::int32_t page_size = layer.format.page_size;
   for (std::size_t head = 0; head < pages_.size(); ++head) {
     auto& list = pages_[head];
@@ -185,9 +187,9 @@ Judgement LayerStore::judge_prompt(const LayerInfo& layer, const PagePool& pool)
   const AnyPolicy& policy = layer.config.policy;
   const int head_dim = layer.shape.head_dim;
   const int group = layer.shape.gqa_group();
-  j.n_rows = std::max<std::int64_t>(0, n_recent_ - layer.keep());
+  j.n_rows = std::max<std::int64_t>(0, n_recent_ - keep(layer));
   j.masks.assign(static_cast<std::size_t>(layer.shape.n_kv_heads * j.n_rows), kKeptByAll);
-  if (j.n_rows > 0) {
+  if (j.n_rows > 0 && evicts_) {
     check_observed(layer);
     const std::int64_t ahead = policy.lookahead_rows();
     const auto n = static_cast<std::size_t>(j.n_rows);
@@ -230,9 +232,10 @@ void LayerStore::end_prompt(const LayerInfo& layer, PagePool& pool, AppendScratc
   k_center_.finish();
   v_center_.finish();
   if (layer.judges_at_prompt()) {
+    const Stopwatch watch(scratch.flush);
     stage(judgement.n_rows, judgement.masks.data());
     encode_staged(layer, pool, scratch);
-    recent_.resize(layer.capacity(), n_recent_);
+    recent_.resize(capacity(layer), n_recent_);
     staged_.resize(kTileRows - 1 + layer.leaving());
     forget_observed();
   }

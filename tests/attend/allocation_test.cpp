@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "kvcodec/meter/fallback.hpp"
 #include "tests/support/attend_tools.hpp"
 #include "tests/support/cache_cases.hpp"
 
@@ -116,6 +117,55 @@ TEST(Allocations, NoneInTheSecondStep) {
   const std::int64_t before = n_allocations;
   attend(cache, 0, step, out.data(), nullptr, test::default_options(64), workspace);
   EXPECT_EQ(n_allocations, before);
+}
+
+// Readings, the probe and the fallback, over a layer with a policy, past the flushes of the window.
+TEST(Allocations, NoneInTheMeter) {
+  const HeadShape shape{4, 2, 64};
+  const Tokens tokens(shape, 700, 1);
+  Cache cache(make_cache_config("kv=int8,policy=lagkv:l64:r0.5,sink=4", shape, 2, 2000, 2));
+  FallbackPolicy fallback(cache);
+  ProbeOptions probe_options;
+  probe_options.every = 1;
+  probe_options.min_rows = 100;
+  probe_options.drift.threshold = 0.03;  // rings: eviction loses more
+  std::int64_t rung = 0;
+  QualityProbe probe(cache, probe_options, [&](const Alarm& alarm) {
+    ++rung;
+    fallback.on_alarm(alarm);
+  });
+  const SeqId seq = cache.open();
+  const std::vector<float> q = test::gauss_rows(1, 256, 3);
+  std::vector<float> out(256);
+  AttendWorkspace workspace;
+  Step step;
+  step.seqs = {&seq, 1};
+  step.q = dense_rows(q.data(), 1, 4, 64);
+  std::int64_t in_meter = 0;
+  for (std::int64_t t = 0; t < 700; ++t) {
+    for (std::int32_t layer = 0; layer < 2; ++layer) {
+      ASSERT_EQ(append(cache, seq, layer, tokens, t, 1), Status::ok);
+      std::int64_t before = n_allocations;
+      probe.append(cache, seq, layer, tokens.k_rows(t, 1), tokens.v_rows(t, 1));
+      in_meter += n_allocations - before;
+      attend(cache, layer, step, out.data(), nullptr, test::default_options(64), workspace);
+      before = n_allocations;
+      probe.observe(cache, layer, step, out.data(), test::default_options(64));
+      static_cast<void>(cache.stats());
+      static_cast<void>(cache.bytes());
+      static_cast<void>(probe.stats());
+      in_meter += n_allocations - before;
+    }
+    if (rung > 0 && cache.evicts(seq, 0) && cache.evicts(seq, 1)) {
+      const std::int64_t before = n_allocations;
+      EXPECT_EQ(fallback.apply(cache), Status::ok);  // only stops to evict: holding takes memory
+      in_meter += n_allocations - before;
+    }
+  }
+  EXPECT_EQ(in_meter, 0);
+  EXPECT_GT(probe.stats().observations, 500);
+  EXPECT_GT(rung, 0);
+  EXPECT_GT(fallback.n_not_evicting(), 0);
 }
 
 }  // namespace

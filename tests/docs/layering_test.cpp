@@ -8,8 +8,9 @@ namespace kvcodec::docs_test {
 namespace {
 
 const std::vector<std::string>& folder_order() {
-  static const std::vector<std::string> order = {"core",  "transform", "codec", "policy", "page",
-                                                 "cache", "attend",    "plan",  "store",  "cuda"};
+  static const std::vector<std::string> order = {"core", "transform", "codec",  "policy",
+                                                 "page", "cache",     "attend", "meter",
+                                                 "plan", "store",     "cuda"};
   return order;
 }
 

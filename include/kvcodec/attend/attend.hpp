@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "kvcodec/cache/cache.hpp"
+#include "kvcodec/cache/cache_stats.hpp"
 #include "kvcodec/core/error.hpp"
 #include "kvcodec/core/executor.hpp"
 #include "kvcodec/core/rows.hpp"
@@ -72,6 +73,7 @@ class AttendWorkspace {
   std::vector<float> q, k, v;
   std::vector<std::int64_t> indptr;
   std::vector<std::int32_t> pos;
+  CallTimes times;  ///< calls of attend(cache, ..) with this workspace that succeeded
 
  private:
   std::vector<std::byte> memory_;

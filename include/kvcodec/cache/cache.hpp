@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvcodec/cache/cache_config.hpp"
+#include "kvcodec/cache/cache_stats.hpp"
 #include "kvcodec/core/error.hpp"
 #include "kvcodec/core/rows.hpp"
 #include "kvcodec/page/kv_view.hpp"
@@ -44,7 +45,7 @@ struct ViewBuffers {
 /// back exactly the pages it does not share. Bytes do not depend on other sequences.
 ///
 /// One exception: where memory for a growing codebook or inside a policy cannot be had in the middle
-/// of append or end_prompt, the sequence can still be read, forked and closed, and every further
+/// of append, end_prompt or hold_raw, the sequence can still be read, forked and closed, and every further
 /// change of it fails (out_of_memory or std::bad_alloc; truncate: cannot_truncate). No other is touched.
 ///
 /// Thread safety: const members may run at the same time as each other, nothing else.
@@ -94,6 +95,25 @@ class Cache {
   /// out_of_pages, std::bad_alloc or what the policy throws. Then nothing was changed.
   void end_prompt(SeqId seq);
 
+  /// From now on keeps the newest n_rows rows of one layer of a sequence raw, beyond those that the
+  /// configuration keeps raw: as if n_recent were larger by n_rows. 0: as configured again; then the
+  /// rows that were held leave the window, and the sequence is as if none had ever been held (but
+  /// codebooks, which grow by what leaves together). Rows
+  /// already encoded stay encoded. Memory for the rows is taken at once. A fork inherits it.
+  ///
+  /// n_rows: 0..65536; more than max_tokens mean max_tokens. Throws invalid_argument; std::bad_alloc
+  /// or what the policy throws; out_of_pages where rows cannot leave, and then nothing has changed.
+  void hold_raw(SeqId seq, std::int32_t layer, std::int32_t n_rows);
+  /// Rows held by hold_raw. Throws invalid_argument.
+  std::int64_t held_rows(SeqId seq, std::int32_t layer) const;
+  /// From now on keeps every row of one layer of a sequence that leaves the window, whatever the policy
+  /// would say; a policy at the prompt keeps the whole prompt. False: the policy judges again. Rows
+  /// kept meanwhile stay, but a `window` policy drops them once they are old. A fork inherits it.
+  /// Does nothing in layers without a policy. Throws invalid_argument.
+  void stop_evicting(SeqId seq, std::int32_t layer, bool stop);
+  /// False while stop_evicting holds. Throws invalid_argument.
+  bool evicts(SeqId seq, std::int32_t layer) const;
+
   /// Takes back the newest tokens of every layer, so that n_tokens remain.
   ///
   /// Exact for tokens still in the window and for codecs with independent rows. Returns
@@ -113,6 +133,9 @@ class Cache {
   CacheBytes bytes() const noexcept;
   /// Bytes that one sequence uses; shared pages count whole. Throws invalid_argument.
   CacheBytes bytes(SeqId seq) const;
+  /// Everything that is counted. Allocates nothing; takes time for every open sequence, layer and head.
+  /// CacheStats::attend is zero.
+  CacheStats stats() const noexcept;
   /// Pages that can still be taken for one layer.
   std::int64_t free_pages(std::int32_t layer) const noexcept;
 
