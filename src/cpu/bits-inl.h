@@ -162,16 +162,10 @@ struct ScoreBitsPass {
                          Multipliers{q.data + first, q.stride}, sums, kTileRows);
       for (int row = 0; row < kTileRows; row += kN) {
         VF sum[kQueries][1];
-        VF total[kQueries][1];
         for (int i = 0; i < kQueries; ++i) {
           sum[i][0] = hn::Load(DF(), sums + i * kTileRows + row);
-          total[i][0] = s == 0 ? hn::Zero(DF()) : hn::LoadU(DF(), scores + i * kTileRows + row);
         }
-        if (p.scales != nullptr) add_segment(p, queries, s, row, sum, total);
-        for (int i = 0; i < kQueries; ++i) {
-          if (p.scales == nullptr) total[i][0] = hn::Mul(sum[i][0], hn::Set(DF(), p.factor));
-          hn::StoreU(total[i][0], DF(), scores + i * kTileRows + row);
-        }
+        add_segment(p, queries, s, row, sum, scores);
       }
     }
   }

@@ -61,6 +61,9 @@ struct F32Decoder : WordDecoder<32> {
 };
 
 struct Bf16Decoder : WordDecoder<16> {
+  /// Words stay for two steps: with 16 registers, 8 of them and 8 sums are too many.
+  static constexpr int kWanted = kN == 16 ? kAccumulators : 4;
+
   HWY_INLINE explicit Bf16Decoder(const TileFormat&) {}
 
   template <int kStep>

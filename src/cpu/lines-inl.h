@@ -116,49 +116,48 @@ struct Multipliers {
 };
 
 template <int kStep, class Decoder, int kQueries, int kSlots, int kChains, class Loaded>
-HWY_INLINE void multiply_steps(const Decoder& decoder, const Loaded (&x)[kSlots],
-                               const Multipliers& m, VF (&acc)[kChains][kQueries][kSlots]) {
+HWY_INLINE void multiply_steps(const Decoder& decoder, const Loaded (&x)[kSlots], const float* m,
+                               std::size_t m_stride, VF (&acc)[kChains][kQueries][kSlots]) {
   constexpr int kChain = kStep % kChains;
   VF values[kSlots];
   KVCODEC_UNROLL
   for (int s = 0; s < kSlots; ++s) values[s] = decoder.template value<kStep>(x[s]);
   KVCODEC_UNROLL
   for (int i = 0; i < kQueries; ++i) {
-    const float* of_query = m.data + static_cast<std::size_t>(i) * m.stride;
-    const VF multiplier = decoder.template multiplier<kStep>(of_query);
+    const VF multiplier =
+        decoder.template multiplier<kStep>(m + static_cast<std::size_t>(i) * m_stride);
     KVCODEC_UNROLL
     for (int s = 0; s < kSlots; ++s) {
       acc[kChain][i][s] = hn::MulAdd(multiplier, values[s], acc[kChain][i][s]);
     }
   }
-  if constexpr (kStep + 1 < Decoder::kSteps) multiply_steps<kStep + 1>(decoder, x, m, acc);
-}
-
-/// One slot of each line at word w.
-template <class Decoder, int kSlots, class Loaded>
-HWY_INLINE void load_slots(const Decoder& decoder, const Lines& lines, int w, Loaded (&x)[kSlots]) {
-  const std::uint8_t* word = lines.data + w * kLineBytes;
-  KVCODEC_UNROLL
-  for (int s = 0; s < kSlots; ++s) {
-    const auto line = static_cast<std::size_t>(s / Decoder::kSlots);
-    if constexpr (Decoder::kHighPlane) {
-      const int half = lines.first_word + w;
-      x[s] = decoder.load(word + line * lines.stride,
-                          lines.high + line * lines.high_stride + half / 2 * kLineBytes, half % 2,
-                          s % Decoder::kSlots);
-    } else {
-      x[s] = decoder.load(word + line * lines.stride, s % Decoder::kSlots);
-    }
+  if constexpr (kStep + 1 < Decoder::kSteps) {
+    multiply_steps<kStep + 1>(decoder, x, m, m_stride, acc);
   }
 }
 
-/// sum[i][kVectors * j ..] = lane sums of line j for query i.
+/// Slot s of a pass at word w; `line` is the first line's word.
+template <class Decoder>
+HWY_INLINE typename Decoder::Loaded load_slot(const Decoder& decoder, const Lines& lines, int w,
+                                              const std::uint8_t* line, int s) {
+  const auto j = static_cast<std::size_t>(s / Decoder::kSlots);
+  if constexpr (Decoder::kHighPlane) {
+    const int half = lines.first_word + w;
+    return decoder.load(line + j * lines.stride,
+                        lines.high + j * lines.high_stride + half / 2 * kLineBytes, half % 2,
+                        s % Decoder::kSlots);
+  } else {
+    return decoder.load(line + j * lines.stride, s % Decoder::kSlots);
+  }
+}
+
+/// sum[i][kVectors * j ..] = lane sums of line j for query i. Not inlined: with
+/// what its callers keep, compilers run out of registers in here (twice the time with AVX2).
 template <class Decoder, int kQueries, int kSums>
-HWY_INLINE void multiply_lines(const Decoder& decoder, const Lines& lines, const Multipliers& m,
-                               VF (&sum)[kQueries][kSums]) {
+HWY_NOINLINE void multiply_lines(const Decoder& decoder, const Lines& lines, const Multipliers& m,
+                                 VF (&sum)[kQueries][kSums]) {
   constexpr int kLineCount = kSums / kVectors;
   constexpr int kSlots = kLineCount * Decoder::kSlots;
-  using Loaded = typename Decoder::Loaded;
   VF acc[Decoder::kChains][kQueries][kSlots];
   KVCODEC_UNROLL
   for (int c = 0; c < Decoder::kChains; ++c) {
@@ -168,11 +167,13 @@ HWY_INLINE void multiply_lines(const Decoder& decoder, const Lines& lines, const
       for (int s = 0; s < kSlots; ++s) acc[c][i][s] = hn::Zero(DF());
     }
   }
-  Multipliers at = m;
-  for (int w = 0; w < lines.n_words; ++w, at.data += Decoder::kPerWord) {
-    Loaded x[kSlots];
-    load_slots(decoder, lines, w, x);
-    multiply_steps<0>(decoder, x, at, acc);
+  const std::uint8_t* line = lines.data;
+  const float* multipliers = m.data;
+  for (int w = 0; w < lines.n_words; ++w, line += kLineBytes, multipliers += Decoder::kPerWord) {
+    typename Decoder::Loaded x[kSlots];
+    KVCODEC_UNROLL
+    for (int s = 0; s < kSlots; ++s) x[s] = load_slot(decoder, lines, w, line, s);
+    multiply_steps<0>(decoder, x, multipliers, m.stride, acc);
   }
   KVCODEC_UNROLL
   for (int i = 0; i < kQueries; ++i) {

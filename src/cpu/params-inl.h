@@ -49,10 +49,11 @@ HWY_INLINE HeadPlanes planes_of(const TileFormat& f, const std::byte* tile, int 
   p.factor = f.scale * level_factor(f);
   p.center = level_center(f);
   p.length = f.group == 0 || f.group > f.width || f.run > 0 ? f.width : f.group;
-  p.n = (f.width + p.length - 1) / p.length;
+  // Divisions are a few percent of a tile's time; most formats need none.
+  p.n = p.length == f.width ? 1 : (f.width + p.length - 1) / p.length;
   if (f.group == 0) return at;
   const auto first =
-      f.run > 0 ? std::size_t{0} : static_cast<std::size_t>(head * f.width / f.group);
+      static_cast<std::size_t>(head == 0 || f.run > 0 ? 0 : head * f.width / f.group);
   p.scale_stride = f.stored == TileFormat::Stored::f16 ? kScalePlaneBytes : kTileRows;
   p.scales = data + f.scale_offset + first * p.scale_stride;
   if (f.zero_offset != 0) p.zeros = data + f.zero_offset + first * kScalePlaneBytes;

@@ -35,22 +35,34 @@ struct QuerySums {
   float sums[kQueries][kMaxSegments];
 };
 
-/// total += sum * scale + query sum * zero for the rows from `row` on.
+/// Adds a segment to the scores of the rows from `row` on, or begins them with the first one:
+/// sum * scale + query sum * zero. They wait in memory, because the sums of the next segment need all
+/// registers.
 template <int kQueries, int kCount>
 HWY_INLINE void add_segment(const Params& p, const QuerySums<kQueries>& queries, int segment,
-                            int row, const VF (&sum)[kQueries][kCount],
-                            VF (&total)[kQueries][kCount]) {
+                            int row, const VF (&sum)[kQueries][kCount], float* scores) {
   KVCODEC_UNROLL
   for (int v = 0; v < kCount; ++v) {
-    const VF scale = load_scale(p, segment, row + v * kN);
-    KVCODEC_UNROLL
-    for (int i = 0; i < kQueries; ++i) total[i][v] = hn::MulAdd(sum[i][v], scale, total[i][v]);
-    if (p.zeros == nullptr) continue;
-    const VF zero = load_zero(p, segment, row + v * kN, scale);
+    float* at = scores + row + v * kN;
+    const VF scale =
+        p.scales == nullptr ? hn::Set(DF(), p.factor) : load_scale(p, segment, row + v * kN);
+    VF total[kQueries];
     KVCODEC_UNROLL
     for (int i = 0; i < kQueries; ++i) {
-      total[i][v] = hn::MulAdd(zero, hn::Set(DF(), queries.sums[i][segment]), total[i][v]);
+      total[i] = hn::Mul(sum[i][v], scale);
+      if (segment > 0) {
+        total[i] = hn::MulAdd(sum[i][v], scale, hn::LoadU(DF(), at + i * kTileRows));
+      }
     }
+    if (p.zeros != nullptr) {
+      const VF zero = load_zero(p, segment, row + v * kN, scale);
+      KVCODEC_UNROLL
+      for (int i = 0; i < kQueries; ++i) {
+        total[i] = hn::MulAdd(zero, hn::Set(DF(), queries.sums[i][segment]), total[i]);
+      }
+    }
+    KVCODEC_UNROLL
+    for (int i = 0; i < kQueries; ++i) hn::StoreU(total[i], DF(), at + i * kTileRows);
   }
 }
 
@@ -77,36 +89,13 @@ HWY_INLINE void score_pass(const Decoder& decoder, const HeadPlanes& at, int wid
   const Params& p = at.params;
   const QuerySums<kQueries> queries(p, width, q);
   for (int row = 0; row < kTileRows; row += kCount * kLanes) {
-    VF total[kQueries][kCount * kVectors];
-    KVCODEC_UNROLL
-    for (int i = 0; i < kQueries; ++i) {
-      KVCODEC_UNROLL
-      for (int v = 0; v < kCount * kVectors; ++v) total[i][v] = hn::Zero(DF());
-    }
     for (int s = 0; s < p.n; ++s) {
       const int first = s * p.length;
       const Lines lines =
           key_lines<Decoder>(at, width, row, first, HWY_MIN(p.length, width - first));
       VF sum[kQueries][kCount * kVectors];
       multiply_lines(decoder, lines, Multipliers{q.data + first, q.stride}, sum);
-      if (p.scales != nullptr) {
-        add_segment(p, queries, s, row, sum, total);
-        continue;
-      }
-      KVCODEC_UNROLL
-      for (int i = 0; i < kQueries; ++i) {
-        KVCODEC_UNROLL
-        for (int v = 0; v < kCount * kVectors; ++v) {
-          total[i][v] = hn::Mul(sum[i][v], hn::Set(DF(), p.factor));
-        }
-      }
-    }
-    KVCODEC_UNROLL
-    for (int i = 0; i < kQueries; ++i) {
-      KVCODEC_UNROLL
-      for (int v = 0; v < kCount * kVectors; ++v) {
-        hn::StoreU(total[i][v], DF(), scores + i * kTileRows + row + v * kN);
-      }
+      add_segment(p, queries, s, row, sum, scores);
     }
   }
 }
