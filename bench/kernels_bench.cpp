@@ -20,9 +20,10 @@
 
 #include "bench/bandwidth.hpp"
 #include "kvcodec/attend/cpu_isa.hpp"
-#include "kvcodec/codec/builtin.hpp"
+#include "kvcodec/codec/make_codec.hpp"
 #include "src/cpu/kernels.hpp"
 #include "src/cpu/prefetch.hpp"
+#include "src/cpu/tile_kernels.hpp"
 
 namespace kvcodec {
 namespace {
@@ -101,7 +102,8 @@ class Attention {
   Attention(const Case& c, const cpu::Kernels& table)
       : case_(c),
         table_(table),
-        kernels_(cpu::codec_kernels(table, c.codec)),
+        score_(table, c.codec, c.head_dim),
+        add_(table, c.codec, c.head_dim),
         width_(std::int64_t{c.codec.head_span(c.head_dim)} * c.head_dim),
         rows_(static_cast<std::size_t>(kTileRows * width_)),
         q_(gaussian(static_cast<std::size_t>(c.n_q * c.codec.query_width(c.head_dim)))),
@@ -134,8 +136,8 @@ class Attention {
  private:
   void score(const std::byte* tile) {
     const int head_dim = case_.head_dim;
-    if (kernels_.score != nullptr) {
-      kernels_.score(case_.codec.value(), head_dim, tile, 0, q_.data(), case_.n_q, scores_.data());
+    if (score_) {
+      score_(case_.codec, tile, 0, q_.data(), case_.n_q, scores_.data());
       return;
     }
     case_.codec.decode_tile(Side::key, head_dim, tile, rows_.data());
@@ -145,8 +147,8 @@ class Attention {
 
   void add(const std::byte* tile) {
     const int head_dim = case_.head_dim;
-    if (kernels_.add != nullptr) {
-      kernels_.add(case_.codec.value(), head_dim, tile, 0, scores_.data(), case_.n_q, acc_.data());
+    if (add_) {
+      add_(case_.codec, tile, 0, scores_.data(), case_.n_q, acc_.data());
       return;
     }
     case_.codec.decode_tile(Side::value, head_dim, tile, rows_.data());
@@ -156,7 +158,8 @@ class Attention {
 
   const Case& case_;
   const cpu::Kernels& table_;
-  cpu::CodecKernels kernels_;
+  cpu::KeyKernel score_;
+  cpu::ValueKernel add_;
   std::int64_t width_;  ///< values of one decoded row, all heads of the tile
   std::vector<float> rows_, q_, scores_, m_, l_, acc_;
 };
@@ -192,6 +195,11 @@ void run(benchmark::State& state, const Case& c) {
 void register_all() {
   std::vector<AnyCodec> codecs;
   BuiltinCodecs::for_each([&]<class C>() { codecs.push_back(C{}); });
+  for (const char* spec :
+       {"fp8:row", "wkv:b2:g32", "wkv:b3:g128", "wkv:b8:g128", "kivi:b4:g64", "lm:b3", "lm:b2",
+        "lm:b1", "rabitq:b3", "rabitq:b1", "qjl:m256:o8", "qjl:m256:o8:exact", "nqfit:g32"}) {
+    codecs.push_back(make_codec(spec));
+  }
   const char* names[] = {"score", "add", "step"};
   for (const Operation operation : {Operation::score, Operation::add, Operation::step}) {
     for (const AnyCodec& codec : codecs) {

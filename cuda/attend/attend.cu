@@ -28,7 +28,8 @@ std::optional<CodeKind> kind_of(const TileFormat& f) {
     case Level::uint8: return CodeKind::byte;
     case Level::e4m3: return CodeKind::e4m3;
     case Level::f16: return CodeKind::f16;
-    case Level::bf16: return std::nullopt;
+    case Level::bf16:
+    case Level::f32: return std::nullopt;
   }
   return std::nullopt;
 }
@@ -82,7 +83,7 @@ bool choose_fused(const KvView& view, Choice& c) {
   const int head_dim = view.shape.head_dim;
   if (view.k_codecs != nullptr || view.v_codecs != nullptr) return false;
   const auto describe = [&](const AnyCodec& codec, Side side, TileFormat& f) {
-    return codec.tile_format(side, head_dim, f) && kind_of(f).has_value();
+    return codec.tile_format(side, head_dim, f) && f.one_plane() && kind_of(f).has_value();
   };
   if (!describe(view.k_codec, Side::key, c.k) || !describe(view.v_codec, Side::value, c.v)) {
     return false;

@@ -8,6 +8,7 @@
 #include "src/attend/work.hpp"
 #include "src/cpu/kernels.hpp"
 #include "src/cpu/prefetch.hpp"
+#include "src/cpu/tile_kernels.hpp"
 
 namespace kvcodec {
 
@@ -67,8 +68,8 @@ class RowAttention {
         queries_(queries),
         options_(options),
         table_(cpu::kernels()),
-        k_kernels_(cpu::codec_kernels(table_, view.k_codec)),
-        v_kernels_(cpu::codec_kernels(table_, view.v_codec)) {}
+        score_kernel_(table_, view.k_codec, view.shape.head_dim, view.k_codecs != nullptr),
+        add_kernel_(table_, view.v_codec, view.shape.head_dim, view.v_codecs != nullptr) {}
 
   /// Queries as the key codec takes them, and their products with the center of the keys: what
   /// encoded() needs once per unit.
@@ -181,9 +182,8 @@ class RowAttention {
                   const Scratch& scratch) const noexcept {
     const int head_dim = view_.format.head_dim;
     const AnyCodec& codec = view_.k_codec_of(u.seq, u.head);
-    if (k_kernels_.score != nullptr) {
-      k_kernels_.score(codec.value(), head_dim, t.tile, t.head, scratch.prepared, u.n_rows,
-                       scratch.scores);
+    if (score_kernel_) {
+      score_kernel_(codec, t.tile, t.head, scratch.prepared, u.n_rows, scratch.scores);
     } else {
       codec.decode_tile(Side::key, head_dim, t.tile, scratch.rows);
       const std::int64_t width = std::int64_t{view_.format.k_span} * head_dim;
@@ -203,8 +203,8 @@ class RowAttention {
                 const PartialState& state) const noexcept {
     const int head_dim = view_.format.head_dim;
     const AnyCodec& codec = view_.v_codec_of(u.seq, u.head);
-    if (v_kernels_.add != nullptr) {
-      v_kernels_.add(codec.value(), head_dim, t.tile, t.head, scratch.scores, u.n_rows, state.acc);
+    if (add_kernel_) {
+      add_kernel_(codec, t.tile, t.head, scratch.scores, u.n_rows, state.acc);
       return;
     }
     codec.decode_tile(Side::value, head_dim, t.tile, scratch.rows);
@@ -274,8 +274,8 @@ class RowAttention {
   const Queries& queries_;
   const AttendOptions& options_;
   const cpu::Kernels& table_;
-  cpu::CodecKernels k_kernels_;
-  cpu::CodecKernels v_kernels_;
+  cpu::KeyKernel score_kernel_;
+  cpu::ValueKernel add_kernel_;
 };
 
 }  // namespace kvcodec

@@ -8,85 +8,133 @@
 #define KVCODEC_CPU_ADD_INL_H_
 #endif
 
-#include "kvcodec/codec/tile_layout.hpp"
-#include "lines-inl.h"
+#include "params-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvcodec::cpu::HWY_NAMESPACE {
 
-/// out = w * scale of the token, for kQueries queries.
+/// Weights [kQueries, kTileRows] as one segment's codes need them.
 template <int kQueries>
-HWY_INLINE void scale_weights(const std::uint8_t* plane, const float* w, float* out) {
+struct SegmentWeights {
+  const float* weights;    ///< times the scales, if there are any
+  float factor;            ///< what sums are multiplied with
+  float offset[kQueries];  ///< sum of weight * zero
+};
+
+/// Writes scaled weights to scaled [kQueries * kTileRows], unless there are no scales.
+template <int kQueries>
+HWY_INLINE SegmentWeights<kQueries> scale_weights(const Params& p, int segment, const float* w,
+                                                  float* scaled) {
+  SegmentWeights<kQueries> out = {w, p.factor, {}};
+  if (p.scales == nullptr) return out;
+  out.weights = scaled;
+  out.factor = 1.0f;
+  VF sum[kQueries];
+  KVCODEC_UNROLL
+  for (int i = 0; i < kQueries; ++i) sum[i] = hn::Zero(DF());
   for (int row = 0; row < kTileRows; row += kN) {
-    const VF scale = load_f16(plane + 2 * row);
+    const VF scale = load_scale(p, segment, row);
+    const VF zero = p.zeros == nullptr ? hn::Zero(DF()) : load_zero(p, segment, row, scale);
     KVCODEC_UNROLL
     for (int i = 0; i < kQueries; ++i) {
-      const int at = i * kTileRows + row;
-      hn::StoreU(hn::Mul(hn::LoadU(DF(), w + at), scale), DF(), out + at);
+      const VF weight = hn::LoadU(DF(), w + i * kTileRows + row);
+      hn::StoreU(hn::Mul(weight, scale), DF(), scaled + i * kTileRows + row);
+      sum[i] = hn::MulAdd(weight, zero, sum[i]);
     }
   }
+  if (p.zeros == nullptr) return out;
+  KVCODEC_UNROLL
+  for (int i = 0; i < kQueries; ++i) {
+    out.offset[i] = hn::GetLane(hn::SumOfLanes(DF(), sum[i]));
+  }
+  return out;
+}
+
+/// Lines of channels from `channel` on.
+template <class Decoder>
+HWY_INLINE Lines value_lines(const HeadPlanes& at, int channel) {
+  constexpr int kWords = kTileRows / Decoder::kPerWord;
+  constexpr std::size_t kStride = kWords * kLineBytes;
+  constexpr std::size_t kHighStride = kTileRows / 32 * kLineBytes;
+  const auto line = static_cast<std::size_t>(channel / kLanes);
+  return {at.codes + line * kStride, kStride, kWords, at.high + line * kHighStride, kHighStride, 0};
 }
 
 /// acc += weighted sums of the channels of kCount lines from `channel` on.
 template <int kQueries, int kCount, class Decoder>
-HWY_INLINE void add_lines(const Decoder& decoder, const std::uint8_t* plane, int head_dim,
-                          int channel, const float* m, float* acc) {
-  constexpr int kWords = kTileRows / Decoder::kPerWord;
-  constexpr std::size_t kStride = kWords * kLineBytes;
-  const Lines lines = {plane + static_cast<std::size_t>(channel / kLanes) * kStride, kStride,
-                       kWords};
+HWY_INLINE void add_lines(const Decoder& decoder, const HeadPlanes& at, int head_dim, int channel,
+                          const SegmentWeights<kQueries>& segment, float* acc) {
   VF sum[kQueries][kCount * kVectors];
-  multiply_lines(decoder, lines, Multipliers{m, kTileRows}, sum);
+  multiply_lines(decoder, value_lines<Decoder>(at, channel),
+                 Multipliers{segment.weights, kTileRows}, sum);
   KVCODEC_UNROLL
   for (int i = 0; i < kQueries; ++i) {
+    const VF factor = hn::Set(DF(), segment.factor);
+    const VF offset = hn::Set(DF(), segment.offset[i]);
     KVCODEC_UNROLL
     for (int v = 0; v < kCount * kVectors; ++v) {
       float* out = acc + i * head_dim + channel + v * kN;
-      hn::StoreU(hn::Add(hn::LoadU(DF(), out), sum[i][v]), DF(), out);
+      hn::StoreU(hn::Add(hn::LoadU(DF(), out), hn::MulAdd(sum[i][v], factor, offset)), DF(), out);
     }
   }
 }
 
 /// All channels of one head for kQueries queries.
 template <int kQueries, class Decoder>
-HWY_INLINE void add_pass(const Decoder& decoder, const Scales& scales, const std::uint8_t* plane,
-                         int head_dim, const float* w, float* acc) {
+HWY_INLINE void add_pass(const Decoder& decoder, const HeadPlanes& at, int head_dim, const float* w,
+                         float* acc) {
   constexpr int kCount = lines_per_pass<Decoder, kQueries>();
+  const Params& p = at.params;
   HWY_ALIGN float scaled[kQueries * kTileRows];
-  for (int s = 0; s < scales.n; ++s) {
-    const float* m = w;
-    if (scales.data != nullptr) {
-      scale_weights<kQueries>(scales.data + static_cast<std::size_t>(s) * kScalePlaneBytes, w,
-                              scaled);
-      m = scaled;
-    }
-    int channel = s * scales.length;
-    const int end = HWY_MIN(channel + scales.length, head_dim);
+  for (int s = 0; s < p.n; ++s) {
+    const SegmentWeights<kQueries> segment = scale_weights<kQueries>(p, s, w, scaled);
+    int channel = s * p.length;
+    const int end = HWY_MIN(channel + p.length, head_dim);
     for (; channel + kCount * kLanes <= end; channel += kCount * kLanes) {
-      add_lines<kQueries, kCount>(decoder, plane, head_dim, channel, m, acc);
+      add_lines<kQueries, kCount>(decoder, at, head_dim, channel, segment, acc);
     }
     if constexpr (kCount > 1) {
       for (; channel < end; channel += kLanes) {
-        add_lines<kQueries, 1>(decoder, plane, head_dim, channel, m, acc);
+        add_lines<kQueries, 1>(decoder, at, head_dim, channel, segment, acc);
       }
     }
   }
 }
 
-/// Any number of queries, in passes of 4, 2 and 1.
-template <class Decoder>
-HWY_INLINE void add_queries(const Decoder& decoder, const Scales& scales, const std::uint8_t* plane,
-                            int head_dim, const float* w, int n_q, float* acc) {
+/// pass(w, acc) for any number of queries, in passes of 4 if kMost allows, 2 and 1.
+template <int kMost, class Pass>
+HWY_INLINE void add_queries(int head_dim, const float* w, int n_q, float* acc, const Pass& pass) {
   const auto step = [&](int n) HWY_ATTR {
     w += n * kTileRows;
     acc += n * head_dim;
     n_q -= n;
   };
-  if constexpr (max_queries<Decoder>() >= 4) {
-    for (; n_q >= 4; step(4)) add_pass<4>(decoder, scales, plane, head_dim, w, acc);
+  if constexpr (kMost >= 4) {
+    for (; n_q >= 4; step(4)) pass.template run<4>(w, acc);
   }
-  for (; n_q >= 2; step(2)) add_pass<2>(decoder, scales, plane, head_dim, w, acc);
-  if (n_q >= 1) add_pass<1>(decoder, scales, plane, head_dim, w, acc);
+  for (; n_q >= 2; step(2)) pass.template run<2>(w, acc);
+  if (n_q >= 1) pass.template run<1>(w, acc);
+}
+
+template <class Decoder>
+struct AddPass {
+  const Decoder& decoder;
+  const HeadPlanes& at;
+  int head_dim;
+
+  template <int kQueries>
+  HWY_INLINE void run(const float* w, float* acc) const {
+    add_pass<kQueries>(decoder, at, head_dim, w, acc);
+  }
+};
+
+/// An AddFormat.
+template <class Decoder>
+void add_format(const TileFormat& f, const std::byte* tile, int head, const float* w, int n_q,
+                float* acc) {
+  const Decoder decoder(f);
+  const HeadPlanes at = planes_of(f, tile, head);
+  add_queries<max_queries<Decoder>()>(f.width, w, n_q, acc, AddPass<Decoder>{decoder, at, f.width});
 }
 
 }  // namespace kvcodec::cpu::HWY_NAMESPACE

@@ -6,18 +6,10 @@
 #include <cstring>
 
 #include "kernels.hpp"
-#include "kvcodec/codec/builtin.hpp"
 #include "kvcodec/core/error.hpp"
-#include "simd_codecs.hpp"
 
 namespace kvcodec {
 namespace cpu {
-
-const CodecFunctions* const fast_codec_functions[kFastCodecs] = {
-    &CodecFunctionsOf<RawF32>::value,    &CodecFunctionsOf<RawF16>::value,
-    &CodecFunctionsOf<RawBf16>::value,   &CodecFunctionsOf<Int8Token>::value,
-    &CodecFunctionsOf<Nqkv>::value,      &CodecFunctionsOf<NqkvSymmetric>::value,
-    &CodecFunctionsOf<NqkvFitted>::value};
 
 namespace {
 

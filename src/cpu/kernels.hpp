@@ -8,19 +8,70 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kvcodec/codec/any_codec.hpp"
+#include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/dtype.hpp"
 
 namespace kvcodec::cpu {
 
-/// scores [n_q, kTileRows] = q . rows of head `head` of a K tile. `codec` is the codec's value;
-/// q [n_q, query_width(head_dim)] prepared queries, plain ones for most codecs. Any n_q >= 1; the result of one query does not depend on the others.
-using ScoreTile = void (*)(const void* codec, int head_dim, const std::byte* tile, int head,
-                           const float* q, int n_q, float* scores);
+/// scores [n_q, kTileRows] = q . rows of head `head` of a K tile that `format` describes.
+/// q [n_q, format.width], rows q_stride floats apart. Any n_q >= 1; the result of one query does not
+/// depend on the others, here and below.
+using ScoreFormat = void (*)(const TileFormat& format, const std::byte* tile, int head,
+                             const float* q, std::size_t q_stride, int n_q, float* scores);
 
-/// acc [n_q, head_dim] += w [n_q, kTileRows] . rows of head `head` of a V tile.
-using AddTile = void (*)(const void* codec, int head_dim, const std::byte* tile, int head,
-                         const float* w, int n_q, float* acc);
+/// acc [n_q, format.width] += w [n_q, kTileRows] . rows of head `head` of a V tile.
+using AddFormat = void (*)(const TileFormat& format, const std::byte* tile, int head,
+                           const float* w, int n_q, float* acc);
+
+/// The kinds of codes that kernels are compiled for.
+enum FormatKind {
+  kF32,
+  kF16,
+  kBf16,
+  kInt8,
+  kUint8,
+  kE4m3,
+  kTable1,
+  kTable2,
+  kTable3,
+  kTable4,
+  kFormatKinds,
+};
+
+/// K tiles of signs of a sketch with outlier channels: codec "qjl" (codec/qjl.hpp says what is what).
+struct SketchTiles {
+  const float* columns;  ///< [head_dim, column_stride]: the projection
+  std::ptrdiff_t column_stride;
+  int n_signs;
+  int n_outliers;       ///< channels
+  int n_outlier_signs;  ///< 0: their values are stored instead
+  int set_rows;         ///< rows that share a list of outliers
+  float constant;       ///< scores are constant / signs * norm * sum
+  std::size_t norm_offset;
+  std::size_t outlier_sign_offset;
+  std::size_t outlier_offset;  ///< of their norms, or of the first plane of values
+  std::size_t channel_offset;
+};
+
+/// q [n_q, head_dim + n_signs]: queries and their sketches.
+using ScoreSketch = void (*)(const SketchTiles& tiles, int head_dim, const std::byte* tile,
+                             const float* q, int n_q, float* scores);
+
+/// Tiles of rows that name entries of a table: codec "codebook" (codec/codebook.hpp).
+struct CodebookTiles {
+  const std::uint16_t* entries;  ///< [n_entries, head_dim] f16
+  std::uint32_t n_entries;
+  std::size_t magnitude_offset;
+  std::size_t position_offset;
+  const float* fine;  ///< as in RopeView; null: keys are not turned
+  const float* coarse;
+  std::int32_t n_positions;
+};
+
+using ScoreCodebook = void (*)(const CodebookTiles& tiles, int head_dim, const std::byte* tile,
+                               const float* q, int n_q, float* scores);
+using AddCodebook = void (*)(const CodebookTiles& tiles, int head_dim, const std::byte* tile,
+                             const float* w, int n_q, float* acc);
 
 /// scores [n_q, kTileRows] = q . k for n_rows <= kTileRows rows that are not encoded; `row_stride`
 /// counts elements. Columns from n_rows on are left untouched.
@@ -44,20 +95,16 @@ using SoftmaxTile = void (*)(int n_q, int head_dim, float sm_scale, float soft_c
                              const std::uint64_t* visible, float* scores, float* m, float* l,
                              float* acc);
 
-/// Fast paths of one codec type. In the tables null members mean: use the codec's own functions.
-/// What codec_kernels() returns has null members only where the codec has nothing of its own: then
-/// the tile is decoded and score_rows or add_rows do the rest.
-struct CodecKernels {
-  const CodecFunctions* codec;
-  ScoreTile score;
-  AddTile add;
-};
-
-/// What one instruction set provides.
+/// What one instruction set provides. Members above score_rows may be null: then the codec's own
+/// functions do it, or tiles are decoded and score_rows and add_rows do the rest.
 struct Kernels {
   const char* isa;  ///< "scalar", "avx2", "avx512", or the name of the SIMD target elsewhere
-  const CodecKernels* codecs;
-  int n_codecs;
+  ScoreFormat score_format[kFormatKinds];
+  ScoreFormat score_runs[kFormatKinds];  ///< of formats with runs
+  AddFormat add_format[kFormatKinds];
+  ScoreSketch score_sketch;
+  ScoreCodebook score_codebook;
+  AddCodebook add_codebook;
   ScoreRows score_rows[3];  ///< indexed by DType
   AddRows add_rows[3];
   SoftmaxTile softmax_tile;
@@ -72,8 +119,5 @@ const Kernels& scalar_kernels() noexcept;
 /// The table of the best SIMD target among `targets` (a Highway target mask), or null if the
 /// machine has none of them.
 const Kernels* simd_kernels(std::int64_t targets) noexcept;
-
-/// Functions of one codec on the current instruction set.
-CodecKernels codec_kernels(const Kernels& table, const AnyCodec& codec) noexcept;
 
 }  // namespace kvcodec::cpu

@@ -71,24 +71,16 @@ void softmax_tile(int n_q, int head_dim, float sm_scale, float soft_cap,
 const Kernels& scalar_kernels() noexcept {
   static constexpr Kernels table = {
       "scalar",
+      {},
+      {},
+      {},
       nullptr,
-      0,
+      nullptr,
+      nullptr,
       {score_rows<DType::f32>, score_rows<DType::f16>, score_rows<DType::bf16>},
       {add_rows<DType::f32>, add_rows<DType::f16>, add_rows<DType::bf16>},
       softmax_tile};
   return table;
-}
-
-CodecKernels codec_kernels(const Kernels& table, const AnyCodec& codec) noexcept {
-  const CodecFunctions& own = codec.functions();
-  CodecKernels found{&own, own.scores_itself ? own.score_tile : nullptr,
-                     own.sums_itself ? own.add_tile : nullptr};
-  for (int i = 0; i < table.n_codecs; ++i) {
-    if (table.codecs[i].codec != &own) continue;
-    if (table.codecs[i].score != nullptr) found.score = table.codecs[i].score;
-    if (table.codecs[i].add != nullptr) found.add = table.codecs[i].add;
-  }
-  return found;
 }
 
 }  // namespace kvcodec::cpu

@@ -1,4 +1,5 @@
-// The SIMD kernel tables. Highway compiles this file once per target: see foreach_target.h.
+// The SIMD kernel tables. Highway compiles this file once per target: see foreach_target.h. Kernels
+// for formats stand in kernels_score.cpp and kernels_add.cpp.
 // KVCODEC_NO_SIMD: there are none, and Highway is not needed.
 #include "kernels.hpp"
 
@@ -8,14 +9,7 @@ const kvcodec::cpu::Kernels* kvcodec::cpu::simd_kernels(std::int64_t) noexcept {
 
 #else
 
-// AVX2 and AVX-512 (Highway's AVX3) serve every x86 machine worth a kernel; the scalar table serves
-// the rest. Vectors without a fixed length cannot stand in arrays, which the kernels need.
-#undef HWY_DISABLED_TARGETS
-#if defined(__x86_64__) || defined(_M_X64)
-#define HWY_DISABLED_TARGETS (~(HWY_AVX2 | HWY_AVX3 | HWY_EMU128 | HWY_SCALAR))
-#else
-#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
-#endif
+#include "simd_targets.hpp"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "src/cpu/kernels_simd.cpp"
@@ -23,10 +17,9 @@ const kvcodec::cpu::Kernels* kvcodec::cpu::simd_kernels(std::int64_t) noexcept {
 #include "hwy/highway.h"
 
 #if HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
-#include "add-inl.h"
-#include "codec_kernels-inl.h"
+#include "codebook-inl.h"
 #include "rows-inl.h"
-#include "score-inl.h"
+#include "sketch-inl.h"
 #include "softmax-inl.h"
 #endif
 
@@ -47,22 +40,28 @@ const char* target_name() noexcept {
 #endif
 }
 
+// In kernels_score.cpp and kernels_add.cpp.
+void fill_score_kernels(Kernels& table) noexcept;
+void fill_add_kernels(Kernels& table) noexcept;
+
 const Kernels* target_kernels() noexcept {
-  static const CodecKernels codecs[kFastCodecs] = {
-      {fast_codec_functions[kRawF32], score_raw<F32Decoder>, add_raw<F32Decoder>},
-      {fast_codec_functions[kRawF16], score_raw<F16Decoder>, add_raw<F16Decoder>},
-      {fast_codec_functions[kRawBf16], score_raw<Bf16Decoder>, add_raw<Bf16Decoder>},
-      {fast_codec_functions[kInt8Token], score_int8, add_int8},
-      {fast_codec_functions[kNqkv], score_nqkv<Nqkv>, add_nqkv<Nqkv>},
-      {fast_codec_functions[kNqkvSymmetric], score_nqkv<NqkvSymmetric>, add_nqkv<NqkvSymmetric>},
-      {fast_codec_functions[kNqkvFitted], score_nqkv<NqkvFitted>, add_nqkv<NqkvFitted>}};
-  static const Kernels table = {
-      target_name(),
-      codecs,
-      kFastCodecs,
-      {score_rows<DType::f32>, score_rows<DType::f16>, score_rows<DType::bf16>},
-      {add_rows<DType::f32>, add_rows<DType::f16>, add_rows<DType::bf16>},
-      softmax_tile};
+  static const Kernels table = [] {
+    Kernels t = {};
+    t.isa = target_name();
+    fill_score_kernels(t);
+    fill_add_kernels(t);
+    t.score_sketch = score_sketch;
+    t.score_codebook = score_codebook;
+    t.add_codebook = add_codebook;
+    t.score_rows[static_cast<int>(DType::f32)] = score_rows<DType::f32>;
+    t.score_rows[static_cast<int>(DType::f16)] = score_rows<DType::f16>;
+    t.score_rows[static_cast<int>(DType::bf16)] = score_rows<DType::bf16>;
+    t.add_rows[static_cast<int>(DType::f32)] = add_rows<DType::f32>;
+    t.add_rows[static_cast<int>(DType::f16)] = add_rows<DType::f16>;
+    t.add_rows[static_cast<int>(DType::bf16)] = add_rows<DType::bf16>;
+    t.softmax_tile = softmax_tile;
+    return t;
+  }();
   return &table;
 }
 

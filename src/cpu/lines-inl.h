@@ -21,7 +21,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "hwy/highway.h"
 #include "kvcodec/core/config.hpp"
@@ -87,130 +86,27 @@ HWY_INLINE VF lookup(VF table, VU index) {
 #endif
 }
 
-// ---- Decoders ----
-//
-//   kPerWord    values a lane's word holds
-//   kSlots      accumulators per line and query
-//   kSteps      values that load() brings per slot
-//   kChains     sums that one accumulator is split into, step by step in turn
-//   kWanted     accumulators of a pass to aim for
-//   load(line, slot)       reads one slot of a line
-//   value<step>(loaded)    f32 values of one step
-//   multiplier<step>(m)    what they are multiplied with; m points at the word's first multiplier
-//   finish(acc, sum)       the kSlots accumulators of a line -> kVectors vectors of lane sums
-
-/// What decoders share whose slots are vectors of whole words.
-template <int kBits>
-struct WordDecoder {
-  static constexpr int kPerWord = 32 / kBits;
-  static constexpr int kSlots = kVectors;
-  static constexpr int kSteps = kPerWord;
-  static constexpr int kChains = kSteps >= 2 && kN == 16 ? 2 : 1;
-  static constexpr int kWanted = kAccumulators;
-
-  HWY_INLINE VU load(const std::uint8_t* line, int slot) const { return load_words(line, slot); }
-  template <int kStep>
-  HWY_INLINE VF multiplier(const float* m) const {
-    return hn::Set(DF(), m[kStep]);
-  }
-  HWY_INLINE void finish(const VF* acc, VF* sum) const {
-    KVCODEC_UNROLL
-    for (int i = 0; i < kVectors; ++i) sum[i] = acc[i];
-  }
-};
-
-struct F32Decoder : WordDecoder<32> {
-  template <int kStep>
-  HWY_INLINE VF value(VU word) const {
-    return hn::BitCast(DF(), word);
-  }
-};
-
-struct Bf16Decoder : WordDecoder<16> {
-  template <int kStep>
-  HWY_INLINE VF value(VU word) const {
-    if constexpr (kStep == 0) return hn::BitCast(DF(), hn::ShiftLeft<16>(word));
-    else return hn::BitCast(DF(), hn::And(word, hn::Set(DU(), 0xffff0000u)));
-  }
-};
-
-/// Codes without their scale.
-struct Int8Decoder : WordDecoder<8> {
-  template <int kStep>
-  HWY_INLINE VF value(VU word) const {
-    const auto top = hn::BitCast(DI(), hn::ShiftLeft<24 - 8 * kStep>(word));
-    return hn::ConvertTo(DF(), hn::ShiftRight<24>(top));
-  }
-};
-
-/// Levels of a 16-entry table, without their scale.
-struct TableDecoder : WordDecoder<4> {
-  /// With 8 lanes the table takes two registers of 16, and each value two more on its way.
-  static constexpr int kWanted = kN == 16 ? kAccumulators : 4;
-
-  HWY_INLINE explicit TableDecoder(const float* table)
-      : levels(table), low(hn::LoadU(DF(), table)), high(hn::LoadU(DF(), table + kLanes - kN)) {}
-
-  template <int kStep>
-  HWY_INLINE VF value(VU word) const {
-    constexpr int kShift = 8 * (kStep % 4) + 4 * (kStep / 4);
-    const VU shifted = hn::ShiftRight<kShift>(word);
-    if constexpr (kN == 16) {
-      return lookup(low, shifted);
-    } else if constexpr (kN == 8) {
-      const VF bit3 = hn::BitCast(DF(), hn::ShiftLeft<28 - kShift>(word));  // as the sign
-      return hn::IfNegativeThenElse(bit3, lookup(high, shifted), lookup(low, shifted));
-    } else {
-      const VU code = hn::And(shifted, hn::Set(DU(), 15));
-      return hn::GatherIndex(DF(), levels, hn::BitCast(DI(), code));
-    }
-  }
-
-  const float* levels;
-  VF low;
-  VF high;
-};
-
-/// Two neighbours per word, converted where they stand: a slot is N consecutive halves, even lanes
-/// sum the even elements and odd lanes the odd ones until finish() adds neighbours.
-struct F16Decoder {
-  static constexpr int kPerWord = 2;
-  static constexpr int kSlots = 2 * kVectors;
-  static constexpr int kSteps = 1;
-  static constexpr int kChains = 1;
-  static constexpr int kWanted = kAccumulators;
-
-  HWY_INLINE VF load(const std::uint8_t* line, int slot) const {
-    return load_f16(line + 2 * kN * slot);
-  }
-  template <int kStep>
-  HWY_INLINE VF value(VF loaded) const {
-    return loaded;
-  }
-  template <int kStep>
-  HWY_INLINE VF multiplier(const float* m) const {
-    const hn::Repartition<double, DF> dd;
-    double pair;
-    std::memcpy(&pair, m, sizeof(pair));
-    return hn::BitCast(DF(), hn::Set(dd, pair));
-  }
-  HWY_INLINE void finish(const VF* acc, VF* sum) const {
-    KVCODEC_UNROLL
-    for (int i = 0; i < kVectors; ++i) {
-      const VF even = hn::ConcatEven(DF(), acc[2 * i + 1], acc[2 * i]);
-      const VF odd = hn::ConcatOdd(DF(), acc[2 * i + 1], acc[2 * i]);
-      sum[i] = hn::Add(even, odd);
-    }
-  }
-};
+/// Bits of `yes` where `mask` is 1, of `no` elsewhere.
+HWY_INLINE VU select_bits(VU mask, VU yes, VU no) {
+#if HWY_TARGET == HWY_AVX3
+  return VU{_mm512_ternarylogic_epi32(mask.raw, yes.raw, no.raw, 0xca)};
+#else
+  return hn::Or(hn::And(mask, yes), hn::AndNot(mask, no));
+#endif
+}
 
 // ---- The product ----
 
-/// Where the lines of a pass stand: line j, word w at data + j * stride + w * kLineBytes.
+/// Where the lines of a pass stand: line j, word w at data + j * stride + w * kLineBytes. Codes of 3
+/// bits have their high bits in lines of their own, whose words hold twice as many elements; word w
+/// belongs to the (first_word + w)-th half of such a word.
 struct Lines {
   const std::uint8_t* data;
   std::size_t stride;
   int n_words;
+  const std::uint8_t* high;
+  std::size_t high_stride;
+  int first_word;
 };
 
 /// Multipliers of query i start at data + i * stride, in the order of the summed axis.
@@ -240,13 +136,28 @@ HWY_INLINE void multiply_steps(const Decoder& decoder, const Loaded (&x)[kSlots]
   }
 }
 
-/// sum[i][kVectors * j ..] = lane sums of line j for query i.
+/// Slot s of a pass at word w; `line` is the first line's word.
+template <class Decoder>
+HWY_INLINE typename Decoder::Loaded load_slot(const Decoder& decoder, const Lines& lines, int w,
+                                              const std::uint8_t* line, int s) {
+  const auto j = static_cast<std::size_t>(s / Decoder::kSlots);
+  if constexpr (Decoder::kHighPlane) {
+    const int half = lines.first_word + w;
+    return decoder.load(line + j * lines.stride,
+                        lines.high + j * lines.high_stride + half / 2 * kLineBytes, half % 2,
+                        s % Decoder::kSlots);
+  } else {
+    return decoder.load(line + j * lines.stride, s % Decoder::kSlots);
+  }
+}
+
+/// sum[i][kVectors * j ..] = lane sums of line j for query i. Not inlined: with
+/// what its callers keep, compilers run out of registers in here (twice the time with AVX2).
 template <class Decoder, int kQueries, int kSums>
-HWY_INLINE void multiply_lines(const Decoder& decoder, const Lines& lines, const Multipliers& m,
-                               VF (&sum)[kQueries][kSums]) {
+HWY_NOINLINE void multiply_lines(const Decoder& decoder, const Lines& lines, const Multipliers& m,
+                                 VF (&sum)[kQueries][kSums]) {
   constexpr int kLineCount = kSums / kVectors;
   constexpr int kSlots = kLineCount * Decoder::kSlots;
-  using Loaded = decltype(decoder.load(lines.data, 0));
   VF acc[Decoder::kChains][kQueries][kSlots];
   KVCODEC_UNROLL
   for (int c = 0; c < Decoder::kChains; ++c) {
@@ -259,12 +170,9 @@ HWY_INLINE void multiply_lines(const Decoder& decoder, const Lines& lines, const
   const std::uint8_t* line = lines.data;
   const float* multipliers = m.data;
   for (int w = 0; w < lines.n_words; ++w, line += kLineBytes, multipliers += Decoder::kPerWord) {
-    Loaded x[kSlots];
+    typename Decoder::Loaded x[kSlots];
     KVCODEC_UNROLL
-    for (int s = 0; s < kSlots; ++s) {
-      const std::size_t offset = static_cast<std::size_t>(s / Decoder::kSlots) * lines.stride;
-      x[s] = decoder.load(line + offset, s % Decoder::kSlots);
-    }
+    for (int s = 0; s < kSlots; ++s) x[s] = load_slot(decoder, lines, w, line, s);
     multiply_steps<0>(decoder, x, multipliers, m.stride, acc);
   }
   KVCODEC_UNROLL
@@ -295,14 +203,6 @@ constexpr int lines_per_pass() {
   constexpr int lines = Decoder::kWanted / (kQueries * Decoder::kSlots * Decoder::kChains);
   return lines >= 4 ? 4 : lines >= 2 ? 2 : 1;
 }
-
-/// Scales of one head: segment s covers `length` channels, the last one perhaps fewer; its plane of
-/// f16, one per row, stands at data + s * kScalePlaneBytes. Null data: values have no scale.
-struct Scales {
-  const std::uint8_t* data;
-  int n;
-  int length;
-};
 
 }  // namespace kvcodec::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

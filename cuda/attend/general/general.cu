@@ -32,7 +32,8 @@ bool describe(const KvView& view, Side side, TileFormat& format) {
   const AnyCodec& codec = is_key ? view.k_codec : view.v_codec;
   if ((is_key ? view.k_codecs : view.v_codecs) != nullptr) return false;
   const int head_dim = view.shape.head_dim;
-  if (!codec.tile_format(side, head_dim, format) || format.width != head_dim) return false;
+  if (!codec.tile_format(side, head_dim, format)) return false;
+  if (!format.one_plane() || format.width != head_dim) return false;
   if (is_key && codec.query_width(head_dim) != head_dim) return false;
   // All channels of a word of keys take the parameters of the first.
   const int width = codec.head_span(head_dim) * head_dim;

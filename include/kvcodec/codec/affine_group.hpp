@@ -55,7 +55,7 @@ KVCODEC_HD constexpr float affine_value(std::uint32_t code, float scale, float z
   return static_cast<float>(static_cast<int>(code)) * scale + zero;
 }
 
-/// Format of tiles of affine groups of channels, with one plane of codes (2, 4 or 8 bits).
+/// Format of tiles of affine groups of channels, 2, 3, 4 or 8 bits.
 inline TileFormat affine_format(int bits, int head_dim, int group, std::size_t scale_offset,
                                 std::size_t zero_offset) noexcept {
   TileFormat f{bits == 8 ? TileFormat::Level::uint8 : TileFormat::Level::table,

@@ -84,9 +84,8 @@ struct AffineToken {
   KVCODEC_HD constexpr std::size_t zero_offset(int head_dim, int g) const noexcept {
     return scale_offset(head_dim, n_groups(head_dim) + g);
   }
-  /// See tile_format.hpp. 3-bit codes lie in two planes and have none.
+  /// See tile_format.hpp.
   bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
-    if (bits == 3) return false;
     f = affine_format(bits, head_dim, group < head_dim ? group : head_dim,
                       scale_offset(head_dim, 0), zero_offset(head_dim, 0));
     return true;

@@ -41,6 +41,9 @@ struct Codebook {
       "positions, for V";
   static constexpr bool bit_exact = false;  ///< cosines are sums
 
+  static constexpr std::size_t kMagnitudeOffset = 4 * kTileRows;
+  static constexpr std::size_t kPositionOffset = kMagnitudeOffset + kScalePlaneBytes;
+
   float theta = 0.98f;
   CodebookScope scope = CodebookScope::layer;
   CodebookMatch match = CodebookMatch::best;
@@ -226,8 +229,6 @@ struct Codebook {
 
  private:
   static constexpr std::uint32_t kNone = CodebookTable::kNone;
-  static constexpr std::size_t kMagnitudeOffset = 4 * kTileRows;
-  static constexpr std::size_t kPositionOffset = kMagnitudeOffset + kScalePlaneBytes;
 
   /// A finite f16 as f32, exact and without branches: for loops over entries.
   KVCODEC_HD static float entry_value(f16 h) noexcept {

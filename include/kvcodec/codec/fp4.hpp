@@ -25,6 +25,7 @@
 #pragma once
 
 #include "kvcodec/codec/codec.hpp"
+#include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/arith.hpp"
 #include "kvcodec/core/dtype.hpp"
 #include "kvcodec/core/error.hpp"
@@ -38,6 +39,7 @@ struct NvFp4Scales {
   static constexpr const char* family = "nvfp4";
   static constexpr const char* options_help = "s<scale>: global scale, 1e-30..1e30 (default 1)";
   static constexpr int group = 16;
+  static constexpr TileFormat::Stored stored = TileFormat::Stored::e4m3;
 
   float global = 1.0f;
 
@@ -55,9 +57,11 @@ struct NvFp4Scales {
   KVCODEC_HD constexpr std::uint8_t stored_for(float largest) const noexcept {
     return to_e4m3(largest / (kE2m1Max * global)).bits;
   }
-  KVCODEC_HD constexpr float unit(std::uint8_t stored) const noexcept {
-    return to_f32(e4m3{stored}) * global;
+  KVCODEC_HD constexpr float unit(std::uint8_t bits) const noexcept {
+    return to_f32(e4m3{bits}) * global;
   }
+  /// What a unit is on top of the stored scale.
+  KVCODEC_HD constexpr float unit_factor() const noexcept { return global; }
   /// On unit Gaussian values. For other s, group scales of such values clip or are subnormal; the
   /// error stays below the value itself, because 0 is a level and clipping keeps the sign.
   constexpr LossBounds loss() const noexcept {
@@ -72,6 +76,7 @@ struct MxFp4Scales {
   static constexpr const char* family = "mxfp4";
   static constexpr const char* options_help = "no options";
   static constexpr int group = 32;
+  static constexpr TileFormat::Stored stored = TileFormat::Stored::e8m0;
 
   static MxFp4Scales parse(const std::string& options) {
     if (!options.empty()) throw invalid_argument(bad_value(family, "options", options, "none"));
@@ -82,9 +87,8 @@ struct MxFp4Scales {
   KVCODEC_HD constexpr std::uint8_t stored_for(float largest) const noexcept {
     return largest > 0.0f ? to_e8m0(floor_log2(largest) - 2).bits : std::uint8_t{0};
   }
-  KVCODEC_HD constexpr float unit(std::uint8_t stored) const noexcept {
-    return to_f32(e8m0{stored});
-  }
+  KVCODEC_HD constexpr float unit(std::uint8_t bits) const noexcept { return to_f32(e8m0{bits}); }
+  KVCODEC_HD constexpr float unit_factor() const noexcept { return 1.0f; }
   constexpr LossBounds loss() const noexcept { return {0.97 * 0.01321, 1.03 * 0.01321}; }
 };
 
@@ -114,6 +118,21 @@ struct Fp4 {
   KVCODEC_HD constexpr std::size_t scale_offset(int head_dim, int channel) const noexcept {
     return layout(Side::key, head_dim).plane_bytes() +
            static_cast<std::size_t>(channel / Scales::group * kTileRows);
+  }
+  /// See tile_format.hpp.
+  bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
+    f = {TileFormat::Level::table,
+         4,
+         head_dim,
+         Scales::group,
+         static_cast<std::uint32_t>(scale_offset(head_dim, 0)),
+         0,
+         scales.unit_factor()};
+    for (int code = 0; code < 16; ++code) {
+      f.table[code] = to_f32(e2m1{static_cast<std::uint8_t>(code)});
+    }
+    f.stored = Scales::stored;
+    return true;
   }
   constexpr LossBounds loss(int) const noexcept { return scales.loss(); }
 

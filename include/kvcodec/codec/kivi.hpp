@@ -67,11 +67,11 @@ struct Kivi {
                                            : (head_dim + group - 1) / group * kTileRows;
     return scale_offset(side, head_dim, row, channel) + 2 * static_cast<std::size_t>(n_scales);
   }
-  /// See tile_format.hpp. Keys have a scale per channel and no such format.
+  /// See tile_format.hpp. Keys have a scale and a zero per channel and run of tokens.
   bool tile_format(Side side, int head_dim, TileFormat& f) const noexcept {
-    if (side == Side::key) return false;
-    f = affine_format(bits, head_dim, group, scale_offset(side, head_dim, 0, 0),
-                      zero_offset(side, head_dim, 0, 0));
+    f = affine_format(bits, head_dim, side == Side::key ? 1 : group,
+                      scale_offset(side, head_dim, 0, 0), zero_offset(side, head_dim, 0, 0));
+    if (side == Side::key) f.run = group;
     return true;
   }
   constexpr LossBounds loss(int head_dim) const noexcept {

@@ -65,9 +65,8 @@ struct LloydMax {
   KVCODEC_HD constexpr CodePlanes planes(Side side, int head_dim) const noexcept {
     return {side, bits, head_dim};
   }
-  /// See tile_format.hpp. 3-bit codes lie in two planes and have none.
+  /// See tile_format.hpp.
   bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
-    if (bits == 3) return false;
     f = {TileFormat::Level::table, bits, head_dim, head_dim,
          static_cast<std::uint32_t>(scale_offset(head_dim))};
     const LloydMaxTable levels = lloyd_max_table(bits, head_dim);

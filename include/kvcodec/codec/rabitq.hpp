@@ -68,9 +68,8 @@ struct RaBitQ {
   KVCODEC_HD static constexpr float grid(int bits, int code) noexcept {
     return static_cast<float>(code) - 0.5f * static_cast<float>((1 << bits) - 1);
   }
-  /// See tile_format.hpp. 3-bit codes lie in two planes and have none.
+  /// See tile_format.hpp.
   bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
-    if (bits == 3) return false;
     f = {TileFormat::Level::table, bits, head_dim, head_dim,
          static_cast<std::uint32_t>(scale_offset(head_dim))};
     for (int code = 0; code < 1 << bits; ++code) f.table[code] = grid(bits, code);

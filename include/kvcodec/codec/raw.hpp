@@ -34,11 +34,13 @@ struct RawCodec {
   KVCODEC_HD constexpr std::size_t tile_bytes(int head_dim) const noexcept {
     return layout(Side::key, head_dim).plane_bytes();
   }
-  /// See tile_format.hpp. f32 has none.
+  /// See tile_format.hpp.
   bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
-    if (dtype_of<T> == DType::f32) return false;
-    f = {dtype_of<T> == DType::f16 ? TileFormat::Level::f16 : TileFormat::Level::bf16, 16,
-         head_dim};
+    using Level = TileFormat::Level;
+    f = {dtype_of<T> == DType::f32   ? Level::f32
+         : dtype_of<T> == DType::f16 ? Level::f16
+                                     : Level::bf16,
+         8 * static_cast<std::int32_t>(sizeof(T)), head_dim};
     return true;
   }
 

@@ -1,0 +1,142 @@
+// Choice of the kernel for a codec's tiles.
+#include "tile_kernels.hpp"
+
+#include "kvcodec/codec/codebook.hpp"
+#include "kvcodec/codec/qjl.hpp"
+
+namespace kvcodec::cpu {
+namespace {
+
+/// kFormatKinds: there are no kernels for such codes.
+FormatKind kind_of(const TileFormat& f) noexcept {
+  using Level = TileFormat::Level;
+  switch (f.level) {
+    case Level::table:
+      return f.bits == 1   ? kTable1
+             : f.bits == 2 ? kTable2
+             : f.bits == 3 ? kTable3
+             : f.bits == 4 ? kTable4
+                           : kFormatKinds;
+    case Level::int8: return f.bits == 8 ? kInt8 : kFormatKinds;
+    case Level::uint8: return f.bits == 8 && f.has_zeros() ? kUint8 : kFormatKinds;
+    case Level::e4m3: return f.bits == 8 ? kE4m3 : kFormatKinds;
+    case Level::f16: return f.bits == 16 ? kF16 : kFormatKinds;
+    case Level::bf16: return f.bits == 16 ? kBf16 : kFormatKinds;
+    case Level::f32: return f.bits == 32 ? kF32 : kFormatKinds;
+  }
+  return kFormatKinds;
+}
+
+/// Whether the groups of a format fall into the segments that kernels work in.
+bool fits_segments(const TileFormat& f, Side side, int span) noexcept {
+  if (f.width % kLanes != 0) return false;
+  if (f.has_zeros() && f.width > kMaxHeadDim) return false;
+  if (f.group == 0) return true;
+  if (f.run > 0) {
+    return side == Side::key && span == 1 && f.stored == TileFormat::Stored::f16 &&
+           f.width <= kMaxHeadDim && f.run % (2 * kLanes) == 0 && kTileRows % f.run == 0;
+  }
+  if (f.group >= f.width) return f.group % f.width == 0 || span == 1;
+  // A segment of keys begins with a word: 32 channels if codes have one bit.
+  const int unit = side == Side::key && f.bits == 1 ? 32 : kLanes;
+  return f.group % unit == 0 && (f.width % f.group == 0 || span == 1);
+}
+
+/// Kind of the tiles of one side if kernels for formats can read them, else kFormatKinds.
+FormatKind readable_kind(const AnyCodec& codec, Side side, int head_dim, TileFormat& f) noexcept {
+  if (!codec.tile_format(side, head_dim, f)) return kFormatKinds;
+  return fits_segments(f, side, codec.head_span(head_dim)) ? kind_of(f) : kFormatKinds;
+}
+
+SketchTiles sketch_of(const Qjl& codec) noexcept {
+  return {codec.table.columns,
+          codec.table.sketch_dim,
+          codec.sketch_dim,
+          codec.outlier_channels,
+          codec.sketches_outliers() ? codec.outlier_sketch_dim : 0,
+          codec.set_rows(),
+          codec.constant,
+          codec.norm_offset(),
+          codec.outlier_sign_offset(),
+          codec.outlier_offset(),
+          codec.channel_offset()};
+}
+
+CodebookTiles codebook_of(const Codebook& codec) noexcept {
+  const bool turned = codec.positions && codec.rope;
+  static_assert(sizeof(f16) == sizeof(std::uint16_t));
+  return {reinterpret_cast<const std::uint16_t*>(codec.entries),
+          codec.n_entries,
+          Codebook::kMagnitudeOffset,
+          Codebook::kPositionOffset,
+          turned ? codec.rope.fine : nullptr,
+          codec.rope.coarse,
+          codec.rope.n_positions};
+}
+
+}  // namespace
+
+KeyKernel::KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
+                     bool own_tables) noexcept
+    : head_dim_(head_dim), table_(table) {
+  const FormatKind kind =
+      own_tables ? kFormatKinds : readable_kind(codec, Side::key, head_dim, format_);
+  if (kind != kFormatKinds) {
+    score_ = format_.run > 0 ? table.score_runs[kind] : table.score_format[kind];
+  }
+  if (score_ != nullptr) {
+    reading_ = TileReading::format;
+    q_stride_ = static_cast<std::size_t>(codec.query_width(head_dim));
+    q_skip_ = q_stride_ - static_cast<std::size_t>(format_.width);
+  } else if (table.score_sketch != nullptr && codec.as<Qjl>() != nullptr) {
+    reading_ = TileReading::sketch;
+  } else if (table.score_codebook != nullptr && codec.as<Codebook>() != nullptr) {
+    reading_ = TileReading::codebook;
+  } else if (codec.functions().scores_itself) {
+    reading_ = TileReading::codec;
+  }
+}
+
+void KeyKernel::operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* q,
+                           int n_q, float* scores) const noexcept {
+  switch (reading_) {
+    case TileReading::format:
+      score_(format_, tile, head, q + q_skip_, q_stride_, n_q, scores);
+      return;
+    case TileReading::sketch:
+      table_.score_sketch(sketch_of(*codec.as<Qjl>()), head_dim_, tile, q, n_q, scores);
+      return;
+    case TileReading::codebook:
+      table_.score_codebook(codebook_of(*codec.as<Codebook>()), head_dim_, tile, q, n_q, scores);
+      return;
+    default: codec.functions().score_tile(codec.value(), head_dim_, tile, head, q, n_q, scores);
+  }
+}
+
+ValueKernel::ValueKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
+                         bool own_tables) noexcept
+    : head_dim_(head_dim), table_(table) {
+  const FormatKind kind =
+      own_tables ? kFormatKinds : readable_kind(codec, Side::value, head_dim, format_);
+  if (kind != kFormatKinds && format_.width == head_dim) add_ = table.add_format[kind];
+  if (add_ != nullptr) {
+    reading_ = TileReading::format;
+  } else if (table.add_codebook != nullptr && codec.as<Codebook>() != nullptr) {
+    reading_ = TileReading::codebook;
+  } else if (codec.functions().sums_itself) {
+    reading_ = TileReading::codec;
+  }
+}
+
+void ValueKernel::operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* w,
+                             int n_q, float* acc) const noexcept {
+  switch (reading_) {
+    case TileReading::format: add_(format_, tile, head, w, n_q, acc); return;
+    case TileReading::codebook:
+      table_.add_codebook(codebook_of(*codec.as<Codebook>()), head_dim_, tile, w, n_q, acc);
+      return;
+    default: codec.functions().add_tile(codec.value(), head_dim_, tile, head, w, n_q, acc);
+  }
+}
+
+}  // namespace kvcodec::cpu

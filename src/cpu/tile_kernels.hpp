@@ -1,0 +1,67 @@
+// Which kernel reads the tiles of a codec: chosen once per call of attention, for one side each.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels.hpp"
+#include "kvcodec/codec/any_codec.hpp"
+
+namespace kvcodec::cpu {
+
+/// How tiles are read.
+enum class TileReading {
+  decoded,  ///< decode_tile, then score_rows or add_rows: nothing better is there
+  codec,    ///< the codec's own score_tile or add_tile
+  format,   ///< a kernel of its TileFormat
+  sketch,   ///< signs with outliers
+  codebook,
+};
+
+/// Scores the K tiles of a codec.
+class KeyKernel {
+ public:
+  /// own_tables: codecs differ in their tables from head to head (KvView::k_codecs).
+  KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
+            bool own_tables = false) noexcept;
+
+  /// False: decode tiles, then score_rows.
+  explicit operator bool() const noexcept { return reading_ != TileReading::decoded; }
+  TileReading reading() const noexcept { return reading_; }
+
+  /// scores [n_q, kTileRows] = q . rows of head `head` of the tile; q [n_q, query_width] prepared
+  /// queries. `codec` is the one of the constructor, or one that differs in its tables.
+  void operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* q, int n_q,
+                  float* scores) const noexcept;
+
+ private:
+  TileReading reading_ = TileReading::decoded;
+  int head_dim_;
+  std::size_t q_skip_ = 0;  ///< of a prepared query, before what the format multiplies with
+  std::size_t q_stride_ = 0;
+  ScoreFormat score_ = nullptr;
+  TileFormat format_;
+  const Kernels& table_;
+};
+
+/// Sums the V tiles of a codec.
+class ValueKernel {
+ public:
+  ValueKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
+              bool own_tables = false) noexcept;
+
+  explicit operator bool() const noexcept { return reading_ != TileReading::decoded; }
+  TileReading reading() const noexcept { return reading_; }
+
+  /// acc [n_q, head_dim] += w [n_q, kTileRows] . rows of head `head` of the tile.
+  void operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* w, int n_q,
+                  float* acc) const noexcept;
+
+ private:
+  TileReading reading_ = TileReading::decoded;
+  int head_dim_;
+  AddFormat add_ = nullptr;
+  TileFormat format_;
+  const Kernels& table_;
+};
+
+}  // namespace kvcodec::cpu
