@@ -44,8 +44,8 @@ __device__ void decode_by_words(const Fp4<Scales>& codec, int head_dim, const st
   decode_words<kSide, 4>(
       head_dim, tile, x, row_stride,
       [&](int row, int c) {
-        return codec.scales.unit(
-            static_cast<std::uint8_t>(tile[codec.scale_offset(head_dim, c) + row]));
+        return codec.scales.unit(static_cast<std::uint8_t>(
+            tile[codec.scale_offset(head_dim, c) + static_cast<std::size_t>(row)]));
       },
       [](int, int, std::uint32_t code, float unit) { return e2m1_level(code) * unit; });
 }
