@@ -39,13 +39,11 @@ class RowStates {
 
 /// Grid: x KV heads times units, y rows of a unit, z sequences. One CTA per query row.
 static __global__ void __launch_bounds__(kAttendThreads) combine_kernel(const AttendParams p) {
-  const auto head = static_cast<std::int32_t>(blockIdx.x) / p.n_units;
-  const auto unit = static_cast<std::int32_t>(blockIdx.x) % p.n_units;
-  const Unit u = Unit::at(p, blockIdx.z, head, unit);
+  const Unit u = Unit::at(p, blockIdx.z, blockIdx.x);
   const int row = static_cast<int>(blockIdx.y);
   if (row >= u.n_rows) return;
   const RowStates states(p, u, row);
-  const std::int32_t q_head = head * u.group + u.head_in_group(row);
+  const std::int32_t q_head = u.head * u.group + u.head_in_group(row);
   const float sink = p.sink_logits == nullptr ? minus_infinity() : p.sink_logits[q_head] * kLog2E;
   float top = sink;
   for (int i = 0; i < states.size(); ++i) top = fmaxf(top, states.m(i));

@@ -88,6 +88,13 @@ struct Unit {
     return u;
   }
 
+  /// The same from head * n_units + unit, as grids count them.
+  KVCODEC_HD static Unit at(const AttendParams& p, std::int64_t seq,
+                            std::uint32_t head_unit) noexcept {
+    const auto i = static_cast<std::int32_t>(head_unit);
+    return at(p, seq, i / p.n_units, i % p.n_units);
+  }
+
   /// Query token of a row, and its head within the group.
   KVCODEC_HD std::int64_t token(int row) const noexcept {
     return first_token + (first_row + row) / group;

@@ -15,9 +15,7 @@ __global__ void __launch_bounds__(kAttendThreads)
     spread_kernel(const GeneralParams g, float* scores, std::int64_t stride) {
   const AttendParams& p = g.p;
   const auto split = static_cast<std::int32_t>(blockIdx.x);
-  const auto head = static_cast<std::int32_t>(blockIdx.y) / p.n_units;
-  const auto unit = static_cast<std::int32_t>(blockIdx.y) % p.n_units;
-  const Unit u = Unit::at(p, blockIdx.z, head, unit);
+  const Unit u = Unit::at(p, blockIdx.z, blockIdx.y);
   if (u.n_rows == 0) return;
   const SplitRows rows = SplitRows::at(g, u, split);
   const int row = static_cast<int>(threadIdx.x) % kTileRows;

@@ -13,9 +13,7 @@ namespace kvcodec::cuda {
 static __global__ void __launch_bounds__(kAttendThreads)
     sketch_kernel(const AttendParams p, const Qjl codec, float* sketch) {
   KVCODEC_SHARED(q, float[kMaxHeadDim]);
-  const auto head = static_cast<std::int32_t>(blockIdx.x) / p.n_units;
-  const auto unit = static_cast<std::int32_t>(blockIdx.x) % p.n_units;
-  const Unit u = Unit::at(p, blockIdx.z, head, unit);
+  const Unit u = Unit::at(p, blockIdx.z, blockIdx.x);
   const int row = static_cast<int>(blockIdx.y);
   if (row >= u.n_rows) return;
   const QjlTables s = codec_of(p, p.view.k_codecs, u, codec).table;

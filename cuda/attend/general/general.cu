@@ -16,10 +16,8 @@ constexpr std::size_t kDefaultLogitsBytes = std::size_t{64} << 20;
 /// Grid: x splits of rows that are not encoded, y KV heads times units, z sequences.
 __global__ void __launch_bounds__(kAttendThreads) raw_kernel(const AttendParams p) {
   const auto split = static_cast<std::int32_t>(blockIdx.x);
-  const auto head = static_cast<std::int32_t>(blockIdx.y) / p.n_units;
-  const auto unit = static_cast<std::int32_t>(blockIdx.y) % p.n_units;
-  const Unit u = Unit::at(p, blockIdx.z, head, unit);
-  const std::int64_t n_rows = n_raw_rows(p, u.seq, head);
+  const Unit u = Unit::at(p, blockIdx.z, blockIdx.y);
+  const std::int64_t n_rows = n_raw_rows(p, u.seq, u.head);
   const std::int64_t begin = std::int64_t{split} * kRawSplitRows;
   if (u.n_rows == 0 || begin >= n_rows) return;
   attend_raw_rows<0>(p, u, begin, n_rows < begin + kRawSplitRows ? n_rows : begin + kRawSplitRows,

@@ -100,9 +100,7 @@ __global__ void __launch_bounds__(kAttendThreads)
   const GeneralParams& g = job.g;
   const AttendParams& p = g.p;
   const auto split = static_cast<std::int32_t>(blockIdx.x);
-  const auto head = static_cast<std::int32_t>(blockIdx.y) / p.n_units;
-  const auto unit = static_cast<std::int32_t>(blockIdx.y) % p.n_units;
-  const Unit u = Unit::at(p, blockIdx.z, head, unit);
+  const Unit u = Unit::at(p, blockIdx.z, blockIdx.y);
   if (u.n_rows == 0) return;
   const SplitRows rows = SplitRows::at(g, u, split);
   if (rows.begin >= rows.end) return;
@@ -127,7 +125,7 @@ __global__ void __launch_bounds__(kAttendThreads)
     // The barrier is the keys' own as well: they are done with the tile before.
     if (__syncthreads_or(sees_any(p, u, info, queries) ? 1 : 0) != 0) {
       const auto tile = format.k_tile(p.view.page_data(page), at % format.page_size / kTileRows,
-                                      head % format.span);
+                                      u.head % format.span);
       keys.score(tile.tile, tile.head, emit);
     } else {
       for (int i = static_cast<int>(threadIdx.x); i < u.n_rows * kTileRows; i += kAttendThreads) {

@@ -33,9 +33,7 @@ __global__ void __launch_bounds__(kAttendThreads)
   const GeneralParams& g = job.g;
   const AttendParams& p = g.p;
   const auto split = static_cast<std::int32_t>(blockIdx.x);
-  const auto head = static_cast<std::int32_t>(blockIdx.y) / p.n_units;
-  const auto unit = static_cast<std::int32_t>(blockIdx.y) % p.n_units;
-  const Unit u = Unit::at(p, blockIdx.z, head, unit);
+  const Unit u = Unit::at(p, blockIdx.z, blockIdx.y);
   if (u.n_rows == 0) return;
   const SplitRows rows = SplitRows::at(g, u, split);
   if (rows.begin >= rows.end) return;
@@ -55,7 +53,7 @@ __global__ void __launch_bounds__(kAttendThreads)
     logits += p.unit_rows * kTileRows;
     if (!seen) continue;
     const auto tile = format.v_tile(p.view.page_data(p.view.page_of(rows.stream, at)),
-                                    at % format.page_size / kTileRows, head % format.span);
+                                    at % format.page_size / kTileRows, u.head % format.span);
     tiles.template decode<Side::value>(memory, head_dim, tile.tile, tile.head);
     soften_piece(u.n_rows, softmax);
     __syncthreads();
@@ -63,9 +61,10 @@ __global__ void __launch_bounds__(kAttendThreads)
     sums.add(softmax, [&](int row, int c) { return values[row * memory.row_stride + c]; });
   }
   __syncthreads();
-  const float* center = p.view.v_center == nullptr
-                            ? nullptr
-                            : p.view.v_center + (u.seq * p.view.shape.n_kv_heads + head) * head_dim;
+  const float* center =
+      p.view.v_center == nullptr
+          ? nullptr
+          : p.view.v_center + (u.seq * p.view.shape.n_kv_heads + u.head) * head_dim;
   sums.store(softmax, center, p.unit_rows, p.state(u.index, g.first_split + split));
 }
 
