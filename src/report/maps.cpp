@@ -35,6 +35,7 @@ std::vector<HeadErrors> head_errors(const std::vector<Plan>& plans) {
     HeadErrors errors{&plan, {}, 0};
     for (const Json& layer : list(member(*plan.data, "attention"), "heads")) {
       errors.layers.emplace_back();
+      if (!layer.is_array()) continue;
       for (const Json& value : layer) {
         errors.layers.back().push_back(value.is_number() ? std::optional(value.get<double>())
                                                          : std::nullopt);
