@@ -85,16 +85,18 @@ Axis Axis::logarithmic(std::string label, double lo, double hi, int base, bool w
   return axis;
 }
 
-Axis Axis::fields(std::string label, const std::vector<std::string>& names) {
+Axis Axis::fields(std::string label, const std::vector<std::string>& names, bool from_last) {
   Axis axis;
   axis.label_ = std::move(label);
   axis.n_fields_ = static_cast<int>(names.size());
   axis.lo_ = -0.5;
   axis.hi_ = static_cast<double>(names.size()) - 0.5;
+  std::size_t every = 1;
+  while (names.size() > 12 * every) every *= 2;
   for (std::size_t i = 0; i < names.size(); ++i) {
+    if ((from_last ? names.size() - 1 - i : i) % every != 0) continue;
     axis.ticks_.push_back({axis.place(static_cast<double>(i)), names[i]});
   }
-  thin(axis.ticks_, 12);
   return axis;
 }
 

@@ -19,8 +19,10 @@ class Axis {
   /// 0 below lo.
   static Axis logarithmic(std::string label, double lo, double hi, int base,
                           bool with_zero = false);
-  /// The values 0..n-1 as fields of equal width; n >= 1.
-  static Axis fields(std::string label, const std::vector<std::string>& names);
+  /// The values 0..n-1 as fields of equal width; n >= 1. Of many names every 2nd, 4th, 8th ... is written,
+  /// counted from the first one or from the last.
+  static Axis fields(std::string label, const std::vector<std::string>& names,
+                     bool from_last = false);
 
   /// 0..1; values beyond the ends are placed at the ends.
   double place(double value) const;

@@ -76,7 +76,7 @@ Drawing draw_errors(const HeadErrors& errors, const Axis& colours) {
   size.height = std::clamp(n_layers * 22, 160, std::max(300, n_layers * 5));
   Plot plot("errors-" + two_digits(errors.plan->style + 1), "Error: " + errors.plan->name,
             Axis::fields("query head", numbered(errors.n_heads, false)),
-            Axis::fields("layer", numbered(n_layers, true)), size);
+            Axis::fields("layer", numbered(n_layers, true), true), size);
   bool written = true;  // in all cells or in none
   for (const double value : present({errors})) {
     written = written && plot.fits_cell(short_number(value));

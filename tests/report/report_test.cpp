@@ -87,6 +87,11 @@ TEST(AxisTest, TicksAreRoundAndEncloseTheValues) {
   EXPECT_EQ(texts(Axis::logarithmic("", 0.03, 4, 10, true)),
             (Strings{"0", "0.01", "0.1", "1", "10"}));
   EXPECT_EQ(texts(Axis::fields("", {"a", "b"})), (Strings{"a", "b"}));
+  const Strings many = {"14", "13", "12", "11", "10", "9", "8", "7",
+                        "6",  "5",  "4",  "3",  "2",  "1", "0"};
+  EXPECT_EQ(texts(Axis::fields("", many, true)),
+            (Strings{"14", "12", "10", "8", "6", "4", "2", "0"}));
+  EXPECT_EQ(texts(Axis::fields("", {many.begin() + 1, many.end()})).front(), "13");
   for (const auto& [lo, hi] : std::vector<std::pair<double, double>>{
            {5, 5}, {0, 0}, {-2, -2}, {1e17, 1e17 + 16}, {1e-12, 3e-12}, {-1e9, 1e9}}) {
     const Axis axis = Axis::linear("", lo, hi);
