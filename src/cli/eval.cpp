@@ -14,6 +14,7 @@
 #include "src/eval/distribution.hpp"
 #include "src/eval/evaluate.hpp"
 #include "src/eval/kv_eval.hpp"
+#include "src/report/report.hpp"
 
 namespace kvcodec::cli {
 namespace {
@@ -70,18 +71,14 @@ void write_results(const Options& options, const Json& results) {
   write_json(options.json, results);
   if (options.report.empty()) return;
   write_json((fs::path(options.report) / "report.json").string(), results);
+  report::write_report(results, options.report);
 }
 
 /// Makes the folder of the report and checks that results can be written, before any work.
 void prepare_output(const Options& options) {
   check_writable(options.json);
   if (options.report.empty()) return;
-  std::error_code failed;
-  fs::create_directories(options.report, failed);
-  if (failed) {
-    throw invalid_argument(
-        bad_value("eval", "--report", options.report, "a folder, or the name of a new one"));
-  }
+  report::check_folder(options.report);
   check_writable((fs::path(options.report) / "report.json").string());
 }
 
