@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "encoding.hpp"
 #include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/dtype.hpp"
 
@@ -95,6 +96,11 @@ using SoftmaxTile = void (*)(int n_q, int head_dim, float sm_scale, float soft_c
                              const std::uint64_t* visible, float* scores, float* m, float* l,
                              float* acc);
 
+/// x [kTileRows, n_heads * width] -> the bytes that the codec's encode_tile writes; false if a value was
+/// not finite.
+using EncodeTile = bool (*)(const TileEncoding& encoding, Side side, int n_heads, const float* x,
+                            std::byte* tile);
+
 /// What one instruction set provides. Members above score_rows may be null: then the codec's own
 /// functions do it, or tiles are decoded and score_rows and add_rows do the rest.
 struct Kernels {
@@ -108,6 +114,7 @@ struct Kernels {
   ScoreRows score_rows[3];  ///< indexed by DType
   AddRows add_rows[3];
   SoftmaxTile softmax_tile;
+  EncodeTile encode_tile;  ///< null: the codec's own
 };
 
 /// The table in use; see kvcodec/attend/cpu_isa.hpp for how it is chosen.

@@ -1,0 +1,137 @@
+// Encoding whole tiles by their TileEncoding: strip by strip, first what is stored of a row or group,
+// then the codes.
+
+#if defined(KVCODEC_CPU_ENCODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVCODEC_CPU_ENCODE_INL_H_
+#undef KVCODEC_CPU_ENCODE_INL_H_
+#else
+#define KVCODEC_CPU_ENCODE_INL_H_
+#endif
+
+#include <cstring>
+
+#include "moments-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvcodec::cpu::HWY_NAMESPACE {
+
+/// `kBits` of a codec of 1 to 4 bits as a constant: fn.template operator()<kBits>().
+template <class F>
+HWY_INLINE void with_bits(int bits, const F& fn) {
+  switch (bits) {
+    case 1: return fn.template operator()<1>();
+    case 2: return fn.template operator()<2>();
+    case 3: return fn.template operator()<3>();
+    default: return fn.template operator()<4>();
+  }
+}
+
+HWY_NOINLINE inline void group_scales(const TileEncoding& e, const StripGroup& g, bool last) {
+  switch (e.rule) {
+    case ParamRule::normal:
+    case ParamRule::normal_signed: return normal_scales(e, g);
+    case ParamRule::largest_code: return largest_code_scales(e, g);
+    case ParamRule::affine: return affine_scales(e, g, last ? e.last_clip : e.clip);
+    case ParamRule::lloyd_max:
+      return with_bits(e.format.bits, [&]<int kBits>() { lloyd_max_scales<kBits>(e, g); });
+    case ParamRule::rabitq:
+      return with_bits(e.format.bits, [&]<int kBits>() { rabitq_scales<kBits>(e, g); });
+    case ParamRule::nvfp4:
+    case ParamRule::mxfp4: return fp4_scales(e, g);
+    default: return;
+  }
+}
+
+/// Where nothing is stored: one divisor for everything.
+HWY_INLINE void constant_params(const TileEncoding& e, StripParams& params) {
+  const VU ones = hn::Set(DU(), 0xffffffffu);
+  for (int v = 0; v < kVectors; ++v) {
+    hn::Store(hn::Set(DF(), e.format.scale), DF(), params.of[0] + v * kN);
+    hn::Store(hn::BitCast(DF(), ones), DF(), params.of[1] + v * kN);
+  }
+}
+
+HWY_INLINE void strip_codes(const TileEncoding& e, Side side, int width, int strip,
+                            const float* values, const StripParams& params, std::byte* tile) {
+  const auto units = [&]<class Coder>(std::type_identity<Coder>) {
+    encode_units<Coder>(e, side, width, strip, values, params, tile);
+  };
+  const int bits = e.format.bits;
+  switch (e.coding) {
+    case Coding::table:
+      return with_bits(bits, [&]<int kBits>() { units(std::type_identity<TableCoder<kBits>>()); });
+    case Coding::magnitude:
+      return with_bits(bits,
+                       [&]<int kBits>() { units(std::type_identity<MagnitudeCoder<kBits>>()); });
+    case Coding::affine:
+      if (bits == 2) return units(std::type_identity<AffineCoder<2>>());
+      if (bits == 3) return units(std::type_identity<AffineCoder<3>>());
+      if (bits == 4) return units(std::type_identity<AffineCoder<4>>());
+      return units(std::type_identity<AffineCoder<8>>());
+    case Coding::int8: return units(std::type_identity<Int8Coder>());
+    case Coding::e4m3: return units(std::type_identity<E4m3Coder>());
+    case Coding::e2m1: return units(std::type_identity<E2m1Coder>());
+    case Coding::f16: return units(std::type_identity<F16Coder>());
+    case Coding::bf16: return units(std::type_identity<Bf16Coder>());
+    case Coding::f32: return units(std::type_identity<F32Coder>());
+  }
+}
+
+/// x [kTileRows, width], without values beyond the limit.
+HWY_NOINLINE inline void encode_clean(const TileEncoding& e, Side side, int width, const float* x,
+                                      std::byte* tile) {
+  HWY_ALIGN float turned[kMaxTileWidth * kLanes];
+  StripParams params;
+  const TileFormat& f = e.format;
+  const bool by_rows = f.group > 0 && f.run == 0;
+  if (!by_rows && f.run == 0) constant_params(e, params);
+  for (int strip = 0; strip < kStrips; ++strip) {
+    const float* rows = x + static_cast<std::ptrdiff_t>(strip * kLanes) * width;
+    if (side == Side::key || by_rows) turn_rows(rows, width, turned);
+    if (f.run > 0 && strip * kLanes % f.run == 0) {
+      run_scales(e, rows, strip * kLanes / f.run, tile, params);
+    }
+    for (int first = 0, i = 0; by_rows && first < width; first += f.group, ++i) {
+      const int n = HWY_MIN(f.group, width - first);
+      const StripGroup group = {turned + first * kLanes, n, strip * kLanes, i, tile, params};
+      group_scales(e, group, first + n == width);
+    }
+    strip_codes(e, side, width, strip, side == Side::key ? turned : rows, params, tile);
+  }
+}
+
+HWY_NOINLINE inline void encode_clamped(const TileEncoding& e, Side side, int width, const float* x,
+                                        std::byte* tile) {
+  HWY_ALIGN float clean[kTileRows * kMaxTileWidth];
+  clamp_values(x, kTileRows * width, e.limit, clean);
+  encode_clean(e, side, width, clean, tile);
+}
+
+/// Zeroes what no code fills and what stands behind everything stored.
+HWY_INLINE void clear_gaps(const TileEncoding& e, Side side, std::byte* tile) {
+  const TileFormat& f = e.format;
+  if (side == Side::value && f.width % 32 != 0 && (f.bits == 1 || f.bits == 3)) {
+    const auto low = f.bits == 3 ? static_cast<std::size_t>(8 * f.width * 2) : std::size_t{0};
+    const auto used = static_cast<std::size_t>(8 * f.width);
+    std::memset(tile + low + used, 0, static_cast<std::size_t>(8 * (32 - f.width % 32)));
+  }
+  if (e.used_bytes < e.total_bytes) {
+    std::memset(tile + e.used_bytes, 0, e.total_bytes - e.used_bytes);
+  }
+}
+
+/// An EncodeTile.
+inline bool encode_tile(const TileEncoding& e, Side side, int n_heads, const float* x,
+                        std::byte* tile) {
+  const int width = n_heads * e.format.width;
+  const std::uint32_t top = largest_bits(x, kTileRows * width);
+  clear_gaps(e, side, tile);
+  if (top <= __builtin_bit_cast(std::uint32_t, e.limit)) encode_clean(e, side, width, x, tile);
+  else encode_clamped(e, side, width, x, tile);
+  return top < 0x7f800000u;
+}
+
+}  // namespace kvcodec::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard
