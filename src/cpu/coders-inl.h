@@ -194,16 +194,19 @@ struct F16Coder {
   }
 };
 
+/// Bits of to_bf16(x) for finite x.
+HWY_INLINE VU bf16_bits(VF x) {
+  const VU bits = hn::BitCast(DU(), x);
+  const VU odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(DU(), 1));
+  return hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(DU(), 0x7fff)), odd));
+}
+
 struct Bf16Coder {
   static constexpr int kBits = 16;
   static constexpr int kParams = 0;
 
   HWY_INLINE explicit Bf16Coder(const TileEncoding&) {}
-  HWY_INLINE VU code(VF x, const VF*) const {
-    const VU bits = hn::BitCast(DU(), x);
-    const VU odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(DU(), 1));
-    return hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(DU(), 0x7fff)), odd));
-  }
+  HWY_INLINE VU code(VF x, const VF*) const { return bf16_bits(x); }
 };
 
 struct F32Coder {

@@ -101,6 +101,17 @@ using SoftmaxTile = void (*)(int n_q, int head_dim, float sm_scale, float soft_c
 using EncodeTile = bool (*)(const TileEncoding& encoding, Side side, int n_heads, const float* x,
                             std::byte* tile);
 
+/// to [n] = f32 of from [n], NaN 0 and magnitudes beyond `limit` limited to it; n is a multiple of 16.
+/// Returns whether a value was changed by that.
+using LoadClamped = bool (*)(const void* from, std::int64_t n, float limit, float* to);
+
+/// The same into a storage type, whose largest value is the limit.
+using StoreClamped = bool (*)(const float* from, std::int64_t n, void* to);
+
+/// x [head_dim] <- Hadamard::forward, or Hadamard::output with `back`; flips [head_dim]: the sign bit of
+/// channels that the seed turns; null: without signs.
+using HadamardRow = void (*)(int head_dim, const std::uint32_t* flips, bool back, float* x);
+
 /// What one instruction set provides. Members above score_rows may be null: then the codec's own
 /// functions do it, or tiles are decoded and score_rows and add_rows do the rest.
 struct Kernels {
@@ -114,7 +125,11 @@ struct Kernels {
   ScoreRows score_rows[3];  ///< indexed by DType
   AddRows add_rows[3];
   SoftmaxTile softmax_tile;
-  EncodeTile encode_tile;  ///< null: the codec's own
+  // Null: the plain loops of whoever calls.
+  EncodeTile encode_tile;
+  LoadClamped load_clamped[3];  ///< indexed by DType
+  StoreClamped store_clamped[3];
+  HadamardRow hadamard_row;
 };
 
 /// The table in use; see kvcodec/attend/cpu_isa.hpp for how it is chosen.
