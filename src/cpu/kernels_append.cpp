@@ -1,4 +1,5 @@
-// Kernels that appended rows pass on their way to encoding, and those that sketch keys, once per target.
+// Kernels that appended rows pass on their way into a cache, those that sketch keys, and those that judge
+// rows, once per target.
 #include "kernels.hpp"
 
 #if !defined(KVCODEC_NO_SIMD)
@@ -11,6 +12,8 @@
 #include "hwy/highway.h"
 
 #if HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
+#include "lag-inl.h"
+#include "signs-inl.h"
 #include "turn-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -24,6 +27,9 @@ void fill_append_kernels(Kernels& table) noexcept {
   table.store_clamped[static_cast<int>(DType::f16)] = store_clamped<DType::f16>;
   table.store_clamped[static_cast<int>(DType::bf16)] = store_clamped<DType::bf16>;
   table.hadamard_row = hadamard_row;
+  table.put_signs = put_signs;
+  table.channel_ends = channel_ends;
+  table.lag_deviations = lag_deviations;
 }
 
 }  // namespace kvcodec::cpu::HWY_NAMESPACE

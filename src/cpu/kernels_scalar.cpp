@@ -83,6 +83,9 @@ const Kernels& scalar_kernels() noexcept {
       nullptr,
       {},
       {},
+      nullptr,
+      nullptr,
+      nullptr,
       nullptr};
   return table;
 }

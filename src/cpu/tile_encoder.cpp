@@ -4,6 +4,7 @@
 #include "kernels.hpp"
 #include "kvcodec/codec/builtin.hpp"
 #include "kvcodec/codec/encode_tile.hpp"
+#include "sketch_encoder.hpp"
 
 namespace kvcodec {
 namespace cpu {
@@ -120,7 +121,12 @@ bool tile_encoding(const AnyCodec& codec, Side side, int head_dim,
 
 bool encode_tile(const AnyCodec& codec, Side side, int head_dim, const std::byte* first_tile,
                  const float* x, std::byte* out) noexcept {
-  const cpu::EncodeTile encode = cpu::kernels().encode_tile;
+  const cpu::Kernels& table = cpu::kernels();
+  const Qjl* sketch = codec.as<Qjl>();
+  if (sketch != nullptr && table.put_signs != nullptr) {
+    return cpu::encode_sketch(table, *sketch, head_dim, first_tile, x, out);
+  }
+  const cpu::EncodeTile encode = table.encode_tile;
   cpu::TileEncoding encoding;
   if (encode == nullptr || !cpu::tile_encoding(codec, side, head_dim, encoding)) {
     return codec.encode_tile_after(side, head_dim, first_tile, x, out);
