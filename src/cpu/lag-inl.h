@@ -50,58 +50,102 @@ using VLag = hn::Vec<DLag>;
 inline constexpr int kLagLanes = static_cast<int>(hn::MaxLanes(DLag()));
 inline constexpr int kLagParts = 8 / kLagLanes;  ///< vectors of the 8 sums
 
-/// The 8 sums, one after the other.
-HWY_INLINE double total_of(const VLag (&sums)[kLagParts]) {
-  HWY_ALIGN double lanes[8];
+inline constexpr int kLagRows = 4;  ///< at a time: sums of one row wait for each other
+
+/// sums [kRows][8 lanes] from 0, over channels first to last.
+template <int kRows>
+struct LagSums {
+  HWY_INLINE LagSums() {
+    KVCODEC_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      KVCODEC_UNROLL
+      for (int i = 0; i < kLagParts; ++i) of[r][i] = hn::Zero(DLag());
+    }
+  }
+  /// The 8 sums of each row, one after the other.
+  HWY_INLINE void totals(double* total) const {
+    HWY_ALIGN double lanes[kRows][8];
+    KVCODEC_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      KVCODEC_UNROLL
+      for (int i = 0; i < kLagParts; ++i) hn::Store(of[r][i], DLag(), lanes[r] + i * kLagLanes);
+      total[r] = 0.0;
+    }
+    KVCODEC_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      KVCODEC_UNROLL
+      for (int r = 0; r < kRows; ++r) total[r] += lanes[r][i];
+    }
+  }
+
+  VLag of[kRows][kLagParts];
+};
+
+/// Of kRows rows; z [kRows, kMaxHeadDim] is scratch. kAllLive: every channel counts; else the others are
+/// masked out.
+template <bool kAllLive, int kRows>
+HWY_INLINE void deviations_of(int head_dim, const LagScaling& s, const float* x, double* z,
+                              double* sigma) {
+  const hn::Rebind<float, DLag> df;
+  double total[kRows];
+  LagSums<kRows> sums;
+  for (int c = 0; c < head_dim; c += 8) {
+    KVCODEC_UNROLL
+    for (int i = 0; i < kLagParts; ++i) {
+      const int at = c + i * kLagLanes;
+      const VLag low = hn::LoadU(DLag(), s.low + at);
+      const VLag inverse = hn::LoadU(DLag(), s.inverse + at);
+      KVCODEC_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const VLag value = hn::PromoteTo(DLag(), hn::LoadU(df, x + r * head_dim + at));
+        const VLag scaled = hn::Mul(hn::Sub(value, low), inverse);
+        hn::Store(scaled, DLag(), z + r * kMaxHeadDim + at);
+        sums.of[r][i] = hn::Add(sums.of[r][i], scaled);
+      }
+    }
+  }
+  sums.totals(total);
+  VLag mean[kRows];
   KVCODEC_UNROLL
-  for (int i = 0; i < kLagParts; ++i) hn::Store(sums[i], DLag(), lanes + i * kLagLanes);
-  double total = 0.0;
+  for (int r = 0; r < kRows; ++r) mean[r] = hn::Set(DLag(), total[r] / s.n_live);
+  LagSums<kRows> squares;
+  for (int c = 0; c < head_dim; c += 8) {
+    KVCODEC_UNROLL
+    for (int i = 0; i < kLagParts; ++i) {
+      const int at = c + i * kLagLanes;
+      KVCODEC_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        VLag e = hn::Sub(hn::Load(DLag(), z + r * kMaxHeadDim + at), mean[r]);
+        if constexpr (!kAllLive) e = hn::Mul(e, hn::LoadU(DLag(), s.live + at));
+        squares.of[r][i] = hn::Add(squares.of[r][i], hn::Mul(e, e));
+      }
+    }
+  }
+  squares.totals(total);
   KVCODEC_UNROLL
-  for (int i = 0; i < 8; ++i) total += lanes[i];
-  return total;
+  for (int r = 0; r < kRows; ++r) sigma[r] = std::sqrt(total[r] / (s.n_live - 1));
 }
 
-/// Of one row. kAllLive: every channel counts; else the others are masked out.
 template <bool kAllLive>
-HWY_INLINE double lag_deviation(int head_dim, const LagScaling& s, const float* x, double* z) {
-  const hn::Rebind<float, DLag> df;
-  VLag sums[kLagParts];
-  KVCODEC_UNROLL
-  for (int i = 0; i < kLagParts; ++i) sums[i] = hn::Zero(DLag());
-  for (int c = 0; c < head_dim; c += 8) {
-    KVCODEC_UNROLL
-    for (int i = 0; i < kLagParts; ++i) {
-      const int at = c + i * kLagLanes;
-      const VLag value = hn::PromoteTo(DLag(), hn::LoadU(df, x + at));
-      const VLag scaled = hn::Mul(hn::Sub(value, hn::LoadU(DLag(), s.low + at)),
-                                  hn::LoadU(DLag(), s.inverse + at));
-      hn::Store(scaled, DLag(), z + at);
-      sums[i] = hn::Add(sums[i], scaled);
-    }
+HWY_INLINE void deviations(int head_dim, const LagScaling& s, std::int64_t n_rows,
+                           const float* rows, double* sigma) {
+  HWY_ALIGN double z[kLagRows * kMaxHeadDim];
+  std::int64_t t = 0;
+  for (; t + kLagRows <= n_rows; t += kLagRows) {
+    deviations_of<kAllLive, kLagRows>(head_dim, s, rows + t * head_dim, z, sigma + t);
   }
-  const VLag mean = hn::Set(DLag(), total_of(sums) / s.n_live);
-  KVCODEC_UNROLL
-  for (int i = 0; i < kLagParts; ++i) sums[i] = hn::Zero(DLag());
-  for (int c = 0; c < head_dim; c += 8) {
-    KVCODEC_UNROLL
-    for (int i = 0; i < kLagParts; ++i) {
-      const int at = c + i * kLagLanes;
-      VLag e = hn::Sub(hn::Load(DLag(), z + at), mean);
-      if constexpr (!kAllLive) e = hn::Mul(e, hn::LoadU(DLag(), s.live + at));
-      sums[i] = hn::Add(sums[i], hn::Mul(e, e));
-    }
-  }
-  return std::sqrt(total_of(sums) / (s.n_live - 1));
+  for (; t < n_rows; ++t) deviations_of<kAllLive, 1>(head_dim, s, rows + t * head_dim, z, sigma + t);
 }
 
 /// A LagDeviations.
 inline void lag_deviations(int head_dim, const LagScaling& s, std::int64_t n_rows,
                            const float* rows, double* sigma) {
-  HWY_ALIGN double z[kMaxHeadDim];
-  for (std::int64_t t = 0; t < n_rows; ++t, rows += head_dim) {
-    sigma[t] = s.n_live < 2            ? 0.0
-               : s.n_live == head_dim ? lag_deviation<true>(head_dim, s, rows, z)
-                                      : lag_deviation<false>(head_dim, s, rows, z);
+  if (s.n_live < 2) {
+    for (std::int64_t t = 0; t < n_rows; ++t) sigma[t] = 0.0;
+  } else if (s.n_live == head_dim) {
+    deviations<true>(head_dim, s, n_rows, rows, sigma);
+  } else {
+    deviations<false>(head_dim, s, n_rows, rows, sigma);
   }
 }
 

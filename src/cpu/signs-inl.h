@@ -17,7 +17,8 @@ HWY_BEFORE_NAMESPACE();
 namespace kvcodec::cpu::HWY_NAMESPACE {
 
 inline constexpr int kWordSigns = 32;
-inline constexpr int kPassSigns = 8;  ///< products of a pass for each of kPassVectors vectors of rows
+/// Products of a pass for each of kPassVectors vectors of rows: as many sums as registers hold.
+inline constexpr int kPassSigns = kN == 16 ? 8 : 4;
 inline constexpr int kPassVectors = 2;
 
 /// Columns of one word of signs: [n, 32], side by side, and the lengths of its 32 rows of S.
@@ -63,7 +64,7 @@ HWY_INLINE bool exact_sign(const SketchSigns& s, const float* columns, const flo
   return sum > 0.0;
 }
 
-/// Adds the signs first .. first + 7 of a word to the words [kPassVectors, kN] of the rows.
+/// Adds the signs first .. first + kPassSigns - 1 of a word to the words [kPassVectors, kN] of the rows.
 HWY_INLINE void add_signs(const SketchSigns& s, const SignPanel& panel, int first,
                           const SignRows& rows, std::uint32_t* words) {
   VF sum[kPassVectors][kPassSigns];
