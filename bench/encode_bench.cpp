@@ -73,8 +73,7 @@ void encode(benchmark::State& state, const Case& c) {
   }
   force_cpu_isa(before);
   const auto values = static_cast<double>(n_tiles * n);
-  state.counters["bits_per_value"] =
-      8.0 * static_cast<double>(tile_bytes) / static_cast<double>(n);
+  state.counters["bits_per_value"] = 8.0 * static_cast<double>(tile_bytes) / static_cast<double>(n);
   state.counters["ns_per_value"] = 1e9 * best / values;
   state.counters["input_GB/s"] = 4e-9 * values / best;
   if (!c.hot) state.counters["read_share"] = 4.0 * values / best / read_bandwidth();
@@ -83,10 +82,9 @@ void encode(benchmark::State& state, const Case& c) {
 const bool registered = [] {
   std::vector<AnyCodec> codecs;
   for_each_codec([&](const AnyCodec& codec) { codecs.push_back(codec); });
-  for (const char* spec :
-       {"fp8:row", "wkv:b2:g32", "wkv:b3:g128", "wkv:b8:g128", "kivi:b4:g64", "lm:b3", "lm:b2",
-        "lm:b1", "rabitq:b4:fast", "rabitq:b1", "qjl:m256:o8", "qjl:m256:o8:exact", "nqkv:search",
-        "nqfit:search"}) {
+  for (const char* spec : {"fp8:row", "wkv:b2:g32", "wkv:b3:g128", "wkv:b8:g128", "kivi:b4:g64",
+                           "lm:b3", "lm:b2", "lm:b1", "rabitq:b4:fast", "rabitq:b1", "qjl:m256:o8",
+                           "qjl:m256:o8:exact", "nqkv:search", "nqfit:search"}) {
     codecs.push_back(make_codec(spec));
   }
   for (const AnyCodec& codec : codecs) {

@@ -1,5 +1,7 @@
 // Coders: how f32 values become codes, one per kind of code (encode-inl.h packs them).
 //
+// with the members that packing needs:
+//
 //   kBits           bits of a code
 //   kParams         parameters of a value: vectors p[0], p[1]
 //   code(x, p)      codes in the low kBits bits of words; the others are zero
@@ -96,24 +98,30 @@ struct AffineCoder {
   }
 };
 
-/// p: divisor, and the least value whose sign is taken: 1 where every code is to be positive.
-template <int kBitsOfCode>
+/// Codes of "rabitq" by rule `fast`: floor(factor * |x| / rms), limited, and a sign.
+template <int kBits>
 struct MagnitudeCoder {
-  static constexpr int kBits = kBitsOfCode;
-  static constexpr int kParams = 2;
-
-  HWY_INLINE explicit MagnitudeCoder(const TileEncoding& e)
-      : factor(hn::Set(DF(), e.multiplier)) {}
-  HWY_INLINE VU code(VF x, const VF* p) const {
+  HWY_INLINE explicit MagnitudeCoder(const TileEncoding& e) : factor(hn::Set(DF(), e.multiplier)) {}
+  HWY_INLINE VU code(VF x, VF rms) const {
     constexpr int kHalf = 1 << (kBits - 1);
-    const VF scaled = hn::Mul(factor, hn::Div(hn::Abs(x), p[0]));
+    const VF scaled = hn::Mul(factor, hn::Div(hn::Abs(x), rms));
     const VF limited = hn::Min(scaled, hn::Set(DF(), static_cast<float>(kHalf - 1)));
     const VU up = hn::BitCast(DU(), hn::Add(hn::ConvertTo(DI(), limited), hn::Set(DI(), kHalf)));
-    const auto positive = hn::RebindMask(DU(), hn::Gt(hn::Max(x, p[1]), hn::Zero(DF())));
+    const auto positive = hn::RebindMask(DU(), hn::Gt(x, hn::Zero(DF())));
     return hn::IfThenElse(positive, up, hn::Sub(hn::Set(DU(), 2 * kHalf - 1), up));
   }
 
   VF factor;
+};
+
+/// Of codes that stand in the values' place.
+template <int kBitsOfCode>
+struct KeptCoder {
+  static constexpr int kBits = kBitsOfCode;
+  static constexpr int kParams = 0;
+
+  HWY_INLINE explicit KeptCoder(const TileEncoding&) {}
+  HWY_INLINE VU code(VF x, const VF*) const { return hn::BitCast(DU(), x); }
 };
 
 /// p: divisor. Scales are rounded up, so that a quotient is never beyond +-127.
@@ -135,8 +143,7 @@ HWY_INLINE VU e4m3_bits(VF x) {
   const VF magnitude = hn::Min(hn::Abs(x), hn::Set(DF(), 448.0f));
   const VU rebased = hn::Sub(hn::BitCast(DU(), magnitude), hn::Set(DU(), 0x3c000000u));
   const VU odd = hn::And(hn::ShiftRight<20>(rebased), hn::Set(DU(), 1));
-  const VU normal =
-      hn::ShiftRight<20>(hn::Add(hn::Add(rebased, hn::Set(DU(), 0x7ffffu)), odd));
+  const VU normal = hn::ShiftRight<20>(hn::Add(hn::Add(rebased, hn::Set(DU(), 0x7ffffu)), odd));
   // Below 2^-6 a unit is 2^-9.
   const VF units = hn::Add(hn::Mul(magnitude, hn::Set(DF(), 512.0f)), hn::Set(DF(), kRounder));
   const VU small = hn::And(hn::BitCast(DU(), units), hn::Set(DU(), 0xf));

@@ -52,17 +52,15 @@ HWY_INLINE void constant_params(const TileEncoding& e, StripParams& params) {
 }
 
 HWY_INLINE void strip_codes(const TileEncoding& e, Side side, int width, int strip,
-                            const float* values, const StripParams& params, std::byte* tile) {
+                            const StripValues& values, const StripParams& params, std::byte* tile) {
   const auto units = [&]<class Coder>(std::type_identity<Coder>) {
     encode_units<Coder>(e, side, width, strip, values, params, tile);
   };
   const int bits = e.format.bits;
   switch (e.coding) {
-    case Coding::table:
-      return with_bits(bits, [&]<int kBits>() { units(std::type_identity<TableCoder<kBits>>()); });
-    case Coding::magnitude:
-      return with_bits(bits,
-                       [&]<int kBits>() { units(std::type_identity<MagnitudeCoder<kBits>>()); });
+    case Coding::table: return units(std::type_identity<TableCoder<4>>());
+    case Coding::kept:
+      return with_bits(bits, [&]<int kBits>() { units(std::type_identity<KeptCoder<kBits>>()); });
     case Coding::affine:
       if (bits == 2) return units(std::type_identity<AffineCoder<2>>());
       if (bits == 3) return units(std::type_identity<AffineCoder<3>>());
@@ -77,10 +75,26 @@ HWY_INLINE void strip_codes(const TileEncoding& e, Side side, int width, int str
   }
 }
 
+/// What the codes of a strip are made of: its rows x [16, width], turned [width, 16], or codes
+/// [width, 16] of the same order, which for V are turned back into `turned`.
+HWY_INLINE StripValues strip_values(const TileEncoding& e, Side side, int width, const float* x,
+                                    float* turned, const float* codes) {
+  const StripValues by_rows = {turned, kLanes * kLanes, kLanes};
+  if (e.coding != Coding::kept) {
+    return side == Side::key ? by_rows : StripValues{x, kLanes, width};
+  }
+  if (side == Side::key) return {codes, kLanes * kLanes, kLanes};
+  for (int c = 0; c < width; c += kLanes) {
+    turn_rows(codes + c * kLanes, kLanes, turned + c * kLanes);
+  }
+  return by_rows;
+}
+
 /// x [kTileRows, width], without values beyond the limit.
 HWY_NOINLINE inline void encode_clean(const TileEncoding& e, Side side, int width, const float* x,
                                       std::byte* tile) {
   HWY_ALIGN float turned[kMaxTileWidth * kLanes];
+  HWY_ALIGN float codes[kMaxTileWidth * kLanes];
   StripParams params;
   const TileFormat& f = e.format;
   const bool by_rows = f.group > 0 && f.run == 0;
@@ -93,10 +107,11 @@ HWY_NOINLINE inline void encode_clean(const TileEncoding& e, Side side, int widt
     }
     for (int first = 0, i = 0; by_rows && first < width; first += f.group, ++i) {
       const int n = HWY_MIN(f.group, width - first);
-      const StripGroup group = {turned + first * kLanes, n, strip * kLanes, i, tile, params};
+      const StripGroup group = {turned + first * kLanes, n, strip * kLanes, i, tile, params, codes};
       group_scales(e, group, first + n == width);
     }
-    strip_codes(e, side, width, strip, side == Side::key ? turned : rows, params, tile);
+    strip_codes(e, side, width, strip, strip_values(e, side, width, rows, turned, codes), params,
+                tile);
   }
 }
 

@@ -26,9 +26,9 @@ enum class ParamRule : std::uint8_t {
 
 /// How a value becomes a code.
 enum class Coding : std::uint8_t {
-  table,      ///< thresholds below value / divisor
-  affine,     ///< (value - zero) / divisor, to nearest even
-  magnitude,  ///< rabitq: floor(factor * |value| / divisor), and a sign
+  table,   ///< thresholds below value / divisor
+  affine,  ///< (value - zero) / divisor, to nearest even
+  kept,    ///< the rule needs the codes itself, and leaves them
   int8,
   e4m3,
   e2m1,
@@ -42,16 +42,16 @@ struct TileEncoding {
   TileFormat format;
   ParamRule rule = ParamRule::none;
   Coding coding = Coding::table;
-  float limit = 0.0f;           ///< larger magnitudes become this one
-  float thresholds[15] = {};    ///< [2^bits - 1]
-  float floor_of_empty = 0.0f;  ///< table, magnitude: value / divisor of a group without a scale
-  float multiplier = 1.0f;      ///< normal: of the largest; magnitude: the factor; nvfp4: global scale
-  bool searches = false;        ///< normal: the best of `candidates` multiples is taken
-  std::int32_t variant = 0;     ///< lloyd_max: its Rule
-  float largest = 0.0f;         ///< largest_code: largest code; affine: 2^bits - 1
-  float clip = 1.0f;            ///< affine: of full groups
-  float last_clip = 1.0f;       ///< affine: of the last group
-  float smallest_scale = 0.0f;  ///< affine
+  float limit = 0.0f;             ///< larger magnitudes become this one
+  float thresholds[15] = {};      ///< [2^bits - 1]
+  float floor_of_empty = 0.0f;    ///< table: value / divisor of a group without a scale
+  float multiplier = 1.0f;        ///< normal: of the largest; rabitq: kappa; nvfp4: global scale
+  bool searches = false;          ///< normal: the best of several multiples is taken
+  std::int32_t variant = 0;       ///< lloyd_max: its Rule
+  float largest = 0.0f;           ///< largest_code: largest code; affine: 2^bits - 1
+  float clip = 1.0f;              ///< affine: of full groups
+  float last_clip = 1.0f;         ///< affine: of the last group
+  float smallest_scale = 0.0f;    ///< affine
   std::uint32_t used_bytes = 0;   ///< bytes from here on are zero
   std::uint32_t total_bytes = 0;  ///< of the tile
 };

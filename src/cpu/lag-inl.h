@@ -134,7 +134,8 @@ HWY_INLINE void deviations(int head_dim, const LagScaling& s, std::int64_t n_row
   for (; t + kLagRows <= n_rows; t += kLagRows) {
     deviations_of<kAllLive, kLagRows>(head_dim, s, rows + t * head_dim, z, sigma + t);
   }
-  for (; t < n_rows; ++t) deviations_of<kAllLive, 1>(head_dim, s, rows + t * head_dim, z, sigma + t);
+  for (; t < n_rows; ++t)
+    deviations_of<kAllLive, 1>(head_dim, s, rows + t * head_dim, z, sigma + t);
 }
 
 /// A LagDeviations.

@@ -57,12 +57,22 @@ HWY_INLINE VF rms_of(const StripGroup& g, const RowSums& squares) {
   return map_sums(squares, squares, [n](VD a, VD) { return hn::Sqrt(hn::Div(a, n)); });
 }
 
-/// Stores a row's scale, limited and rounded, and what the coder takes.
-HWY_INLINE void put_row_scale(const TileEncoding& e, const StripGroup& g, int v, VF scale,
-                              VF divisor) {
+HWY_INLINE void keep_code(const StripGroup& g, int c, int v, VU code) {
+  hn::Store(hn::BitCast(DF(), code), DF(), g.codes + c * kLanes + v * kN);
+}
+
+/// Stores a row's scale, limited and rounded; where that is 0 every code is the lowest positive one.
+template <int kBits>
+HWY_INLINE void put_row_scale(const TileEncoding& e, const StripGroup& g, int v, VF scale) {
   const V16 bits = to_f16_bits(hn::Min(scale, hn::Set(DF(), 65504.0f)));
   hn::StoreU(bits, D16(), half_plane(g, e.format.scale_offset) + v * kN);
-  put_quotient(e, g, v, from_f16_bits(bits), divisor);
+  const auto empty = hn::Eq(from_f16_bits(bits), hn::Zero(DF()));
+  if (hn::AllFalse(DF(), empty)) return;
+  const VF half = hn::BitCast(DF(), hn::Set(DU(), 1u << (kBits - 1)));
+  for (int c = 0; c < g.n; ++c) {
+    float* at = g.codes + c * kLanes + v * kN;
+    hn::Store(hn::IfThenElse(empty, half, hn::Load(DF(), at)), DF(), at);
+  }
 }
 
 /// Rules of LloydMax: 0 mse, 1 unbiased, 2 norm, 3 rms.
@@ -78,7 +88,9 @@ HWY_NOINLINE void lloyd_max_scales(const TileEncoding& e, const StripGroup& g) {
     RowSums ll;
     for (int c = 0; c < g.n; ++c) {
       const VF x = value_of(g, c, v);
-      const VF level = levels(coder.code(x, p));
+      const VU code = coder.code(x, p);
+      keep_code(g, c, v, code);
+      const VF level = levels(code);
       xl.add(x, level);
       ll.add(level, level);
     }
@@ -89,7 +101,7 @@ HWY_NOINLINE void lloyd_max_scales(const TileEncoding& e, const StripGroup& g) {
     if (e.variant == 2) {
       scale = map_sums(xx, ll, [](VD a, VD b) { return hn::Sqrt(hn::Div(a, b)); });
     }
-    put_row_scale(e, g, v, hn::And(scale, hn::And(is_positive(xx), is_positive(xl))), rms);
+    put_row_scale<kBits>(e, g, v, hn::And(scale, hn::And(is_positive(xx), is_positive(xl))));
   }
 }
 
@@ -103,15 +115,15 @@ HWY_NOINLINE void rabitq_scales(const TileEncoding& e, const StripGroup& g) {
     const VF rms = rms_of(g, xx);
     const auto some = hn::Gt(rms, hn::Zero(DF()));
     const VF divisor = hn::IfThenElse(some, rms, hn::Set(DF(), kInfinity));
-    const VF p[2] = {divisor, hn::Set(DF(), -kInfinity)};
     RowSums xu;
     for (int c = 0; c < g.n; ++c) {
       const VF x = value_of(g, c, v);
-      const VF code = hn::ConvertTo(DF(), hn::BitCast(DI(), coder.code(x, p)));
-      xu.add(x, hn::Add(lowest, code));
+      const VU code = coder.code(x, divisor);
+      keep_code(g, c, v, code);
+      xu.add(x, hn::Add(lowest, hn::ConvertTo(DF(), hn::BitCast(DI(), code))));
     }
     const VF factor = map_sums(xx, xu, [](VD a, VD b) { return hn::Div(a, b); });
-    put_row_scale(e, g, v, hn::And(factor, is_positive(xu)), divisor);
+    put_row_scale<kBits>(e, g, v, hn::And(factor, is_positive(xu)));
   }
 }
 

@@ -26,6 +26,7 @@ struct StripGroup {
   int index;            ///< of the group
   std::byte* tile;
   StripParams& params;
+  float* codes;  ///< [n, 16]: bits of the codes that a rule keeps
 };
 
 /// Plane `group` of f16 from `offset` on, at the group's first row.
@@ -75,7 +76,7 @@ HWY_INLINE VF largest_values(const StripGroup& g, int v) {
   return largest;
 }
 
-/// Divisor and least quotient of a table or a grid: groups without a scale get their one code.
+/// Divisor and least quotient of a table: groups without a scale get their one code.
 HWY_INLINE void put_quotient(const TileEncoding& e, const StripGroup& g, int v, VF scale,
                              VF divisor) {
   const auto empty = hn::Eq(scale, hn::Zero(DF()));
@@ -109,8 +110,9 @@ HWY_INLINE SquaredErrors squared_errors(const TableCoder<4>& coder, const Levels
                                         const TileEncoding& e, const StripGroup& g, int v,
                                         VF scale) {
   const auto empty = hn::Eq(scale, hn::Zero(DF()));
-  const VF p[2] = {hn::IfThenElse(empty, hn::Set(DF(), kInfinity), scale),
-                   hn::IfThenElse(empty, hn::Set(DF(), e.floor_of_empty), hn::Set(DF(), -kInfinity))};
+  const VF p[2] = {
+      hn::IfThenElse(empty, hn::Set(DF(), kInfinity), scale),
+      hn::IfThenElse(empty, hn::Set(DF(), e.floor_of_empty), hn::Set(DF(), -kInfinity))};
   const VD s[2] = {half_to_f64<0>(scale), half_to_f64<1>(scale)};
   SquaredErrors sum = {{hn::Zero(DD()), hn::Zero(DD())}};
   for (int c = 0; c < g.n; ++c) {
@@ -144,9 +146,10 @@ HWY_NOINLINE inline void search_scales(const TileEncoding& e, const StripGroup& 
     const auto high = hn::VecFromMask(DD(), hn::Lt(error.half[1], least.half[1]));
     least.half[0] = hn::Min(least.half[0], error.half[0]);
     least.half[1] = hn::Min(least.half[1], error.half[1]);
-    const auto better = hn::Lt(to_f32(hn::IfThenElseZero(hn::MaskFromVec(low), hn::Set(DD(), -1.0)),
-                                      hn::IfThenElseZero(hn::MaskFromVec(high), hn::Set(DD(), -1.0))),
-                               hn::Zero(DF()));
+    const auto better =
+        hn::Lt(to_f32(hn::IfThenElseZero(hn::MaskFromVec(low), hn::Set(DD(), -1.0)),
+                      hn::IfThenElseZero(hn::MaskFromVec(high), hn::Set(DD(), -1.0))),
+               hn::Zero(DF()));
     chosen = hn::IfThenElse(better, scale, chosen);
   }
   hn::Store(chosen, DF(), best);
@@ -154,8 +157,8 @@ HWY_NOINLINE inline void search_scales(const TileEncoding& e, const StripGroup& 
 
 HWY_INLINE void normal_scales(const TileEncoding& e, const StripGroup& g) {
   for (int v = 0; v < kVectors; ++v) {
-    const VF largest = e.rule == ParamRule::normal_signed ? largest_values(g, v)
-                                                          : largest_magnitudes(g, v);
+    const VF largest =
+        e.rule == ParamRule::normal_signed ? largest_values(g, v) : largest_magnitudes(g, v);
     VF scale;
     if (e.searches) {
       HWY_ALIGN float x[kN];
@@ -203,15 +206,14 @@ HWY_INLINE AffineParams affine_params(const TileEncoding& e, float clip, VF low,
   const VF range = hn::Sub(high, low);
   const VF step = hn::Div(hn::Mul(hn::Set(DF(), clip), range), hn::Set(DF(), e.largest));
   const VF middle = hn::Mul(hn::Set(DF(), 0.5f), hn::Add(low, high));
-  const VF zero =
-      clip == 1.0f ? low : hn::MulAdd(hn::Set(DF(), -0.5f * clip), range, middle);
+  const VF zero = clip == 1.0f ? low : hn::MulAdd(hn::Set(DF(), -0.5f * clip), range, middle);
   const VF smallest = hn::Set(DF(), e.smallest_scale);
   AffineParams p;
   p.scale = to_f16_bits(hn::IfThenElse(hn::Lt(step, smallest), smallest, step));
   p.zero = to_f16_bits(zero);
   const VF scale = from_f16_bits(p.scale);
-  p.divisor = hn::IfThenElse(hn::Eq(scale, hn::Zero(DF())), hn::Set(DF(), 3.4028234663852886e38f),
-                             scale);
+  p.divisor =
+      hn::IfThenElse(hn::Eq(scale, hn::Zero(DF())), hn::Set(DF(), 3.4028234663852886e38f), scale);
   p.offset = from_f16_bits(p.zero);
   return p;
 }
@@ -238,8 +240,8 @@ HWY_INLINE void run_scales(const TileEncoding& e, const float* x, int run_index,
                            StripParams& params) {
   const TileFormat& f = e.format;
   const auto row_bytes = static_cast<std::size_t>(2 * f.width);
-  auto* data = reinterpret_cast<std::uint8_t*>(tile) +
-               static_cast<std::size_t>(run_index) * row_bytes;
+  auto* data =
+      reinterpret_cast<std::uint8_t*>(tile) + static_cast<std::size_t>(run_index) * row_bytes;
   for (int c = 0; c < f.width; c += kN) {
     VF low = hn::LoadU(DF(), x + c);
     VF high = low;

@@ -127,7 +127,7 @@ inline void put_signs(const SketchSigns& s, int n_rows, const float* x, double* 
   for (int row = 0; row < n_rows; row += kLanes) {
     float* strip = turned + row * s.n;
     turn_rows(x + row * s.n, s.n, strip);
-    const StripGroup group = {strip, s.n, 0, 0, plane, unused};
+    const StripGroup group = {strip, s.n, 0, 0, plane, unused, nullptr};
     for (int v = 0; v < kVectors; ++v) {
       const RowSums sum = squares_of(group, v);
       double* to = squares + row + v * kN;
@@ -148,8 +148,8 @@ inline void put_signs(const SketchSigns& s, int n_rows, const float* x, double* 
         const int strip = at / kLanes;
         rows.x[v] = turned + strip * kLanes * s.n + at % kLanes;
         rows.length[v] = hn::Load(DF(), lengths + at);
-        rows.least[v] = hn::IfThenElse(hn::Eq(rows.length[v], hn::Zero(DF())),
-                                       hn::Set(DF(), -1.0f), hn::Set(DF(), 0x1p-120f));
+        rows.least[v] = hn::IfThenElse(hn::Eq(rows.length[v], hn::Zero(DF())), hn::Set(DF(), -1.0f),
+                                       hn::Set(DF(), 0x1p-120f));
         line[v] = reinterpret_cast<std::uint32_t*>(plane) + (strip * n_words + word) * kLanes +
                   at % kLanes;
         hn::Store(hn::Zero(DU()), DU(), words + v * kN);

@@ -66,8 +66,7 @@ bool encode_sketch(const Kernels& table, const Qjl& codec, int head_dim,
                    const std::byte* first_tile, const float* x, std::byte* tile) noexcept {
   float clean[kTileRows * kMaxHeadDim];
   const std::int64_t n = std::int64_t{kTileRows} * head_dim;
-  const bool clamped =
-      table.load_clamped[static_cast<int>(DType::f32)](x, n, kF16Max, clean);
+  const bool clamped = table.load_clamped[static_cast<int>(DType::f32)](x, n, kF16Max, clean);
   const bool finite = !clamped || std::all_of(x, x + n, [](float v) { return is_finite(v); });
   codec.clear_channels(head_dim, tile);
   const bool fixed = codec.outliers == QjlOutliers::fixed && first_tile != nullptr;

@@ -33,7 +33,8 @@ HWY_INLINE hn::Vec<D> load_quads(D d, const float* x, std::ptrdiff_t stride) {
   } else {
     const hn::Half<D> half;
     constexpr auto kRows = static_cast<std::ptrdiff_t>(kHalf);
-    return hn::Combine(d, load_quads(half, x + kRows * stride, stride), load_quads(half, x, stride));
+    return hn::Combine(d, load_quads(half, x + kRows * stride, stride),
+                       load_quads(half, x, stride));
   }
 }
 
@@ -154,7 +155,8 @@ struct UnitValues {
 
 template <class Coder, bool kOfElements, int kElement>
 HWY_INLINE void encode_elements(const Coder& coder, const UnitValues& from, const VF* of_lanes,
-                                const UnitLines& to, WordWriter<Coder::kBits == 3 ? 2 : Coder::kBits>& low,
+                                const UnitLines& to,
+                                WordWriter<Coder::kBits == 3 ? 2 : Coder::kBits>& low,
                                 WordWriter<1>& high) {
   VF p[2] = {of_lanes[0], of_lanes[1]};
   if constexpr (kOfElements) {
@@ -191,22 +193,32 @@ HWY_INLINE void encode_unit(const Coder& coder, UnitValues from, UnitLines to) {
   }
 }
 
-/// The units of a strip: x [16, width] or, for K, turned [width, 16]. group: channels that share
-/// parameters; 1: parameters belong to channels of K.
+/// Values of a strip's units: unit u at data + u * step, its elements `stride` floats apart.
+struct StripValues {
+  const float* data;
+  int step;
+  int stride;
+};
+
 template <class Coder>
 HWY_NOINLINE void encode_units(const TileEncoding& e, Side side, int width, int strip,
-                               const float* values, const StripParams& params, std::byte* tile) {
+                               const StripValues& values, const StripParams& params,
+                               std::byte* tile) {
   const Coder coder(e);
   const TileFormat& f = e.format;
-  const bool keys = side == Side::key;
   for (int unit = 0; unit < width / kLanes; ++unit) {
     const int group = f.run > 0 ? unit : f.group == 0 ? 0 : unit * kLanes / f.group;
-    const UnitValues from = {keys ? values + unit * kLanes * kLanes : values + unit * kLanes,
-                             keys ? kLanes : width,
+    const UnitValues from = {values.data + unit * values.step,
+                             values.stride,
                              {params.of[0] + group * kLanes, params.of[1] + group * kLanes}};
     const UnitLines to = unit_lines(f, side, tile, strip, unit);
-    if (keys && f.run == 0) encode_unit<Coder, false>(coder, from, to);
-    else encode_unit<Coder, true>(coder, from, to);
+    if constexpr (Coder::kParams == 0) {
+      encode_unit<Coder, false>(coder, from, to);
+    } else if (side == Side::key && f.run == 0) {
+      encode_unit<Coder, false>(coder, from, to);
+    } else {
+      encode_unit<Coder, true>(coder, from, to);
+    }
   }
 }
 

@@ -82,20 +82,18 @@ bool describe(const Kivi& codec, Side side, int head_dim, TileEncoding& e) noexc
 
 bool describe(const LloydMax& codec, Side, int head_dim, TileEncoding& e) noexcept {
   e.rule = ParamRule::lloyd_max;
-  e.coding = Coding::table;
+  e.coding = Coding::kept;
   e.limit = kF16Max;
   const LloydMaxTable table = lloyd_max_table(codec.bits, head_dim);
   for (int i = 0; i + 1 < table.n_levels; ++i) e.thresholds[i] = table.threshold[i];
-  e.floor_of_empty = 0.5f * table.level[table.n_levels / 2];
   e.variant = static_cast<std::int32_t>(codec.rule);
   return true;
 }
 
 bool describe(const RaBitQ& codec, Side, int, TileEncoding& e) noexcept {
   e.rule = ParamRule::rabitq;
-  e.coding = Coding::magnitude;
+  e.coding = Coding::kept;
   e.limit = kF16Max;
-  e.floor_of_empty = 1.0f;
   e.multiplier = codec.kappa();
   return codec.rule == RaBitQ::Rule::fast || codec.bits == 1;
 }

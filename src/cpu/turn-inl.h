@@ -56,8 +56,7 @@ bool store_clamped(const float* from, std::int64_t n, void* to) {
       hn::StoreU(x, DF(), static_cast<float*>(to) + i);
     } else if constexpr (kType == DType::f16) {
       const hn::Rebind<hwy::float16_t, DF> df16;
-      hn::StoreU(hn::BitCast(d16, hn::DemoteTo(df16, x)), d16,
-                 static_cast<std::uint16_t*>(to) + i);
+      hn::StoreU(hn::BitCast(d16, hn::DemoteTo(df16, x)), d16, static_cast<std::uint16_t*>(to) + i);
     } else {
       const VU bits = bf16_bits(x);
       hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DI(), bits)), d16,

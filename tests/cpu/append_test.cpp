@@ -1,7 +1,8 @@
 // What appended rows pass before they are encoded, on every instruction set of this machine: storage types
-// with clamping, and transforms, against the plain functions bit for bit.
+// with clamping, transforms, and LagKV's scores, against the plain functions bit for bit.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -10,6 +11,7 @@
 
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/core/arith.hpp"
+#include "kvcodec/policy/lagkv.hpp"
 #include "kvcodec/transform/builtin.hpp"
 #include "src/cpu/kernels.hpp"
 #include "src/cpu/transform.hpp"
@@ -29,8 +31,8 @@ bool same_bytes(const void* a, const void* b, std::size_t n) { return std::memcm
 /// `clean`: within the limits of every type.
 std::vector<float> values(int n, bool clean) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
-  const float odd[] = {NAN,    -NAN,   kInf,     -kInf,    65504.0f, 65520.0f, -7e4f,   3.39e38f,
-                       1e-45f, -1e-40f, 0x1p-25f, 3e-8f,   0.0f,     -0.0f,    6.1e-5f, -3.402e38f};
+  const float odd[] = {NAN,    -NAN,    kInf,     -kInf, 65504.0f, 65520.0f, -7e4f,   3.39e38f,
+                       1e-45f, -1e-40f, 0x1p-25f, 3e-8f, 0.0f,     -0.0f,    6.1e-5f, -3.402e38f};
   std::vector<float> x = test::make_rows(test::Input::lognormal, 1, n, 3);
   for (std::size_t i = 5; i < x.size() && !clean; i += 7) x[i] = odd[i % 16];
   return x;
@@ -93,6 +95,37 @@ TEST_P(AppendKernels, TransformsAsTheChainItself) {
         cpu::transform_output(chain, head_dim, 1, got.data());
         chain.output(head_dim, 1, want.data());
         ASSERT_TRUE(same_bytes(got.data(), want.data(), bytes)) << spec << " output " << head_dim;
+      }
+    }
+  }
+}
+
+TEST_P(AppendKernels, JudgeAsLagScale) {
+  const test::IsaGuard guard(GetParam());
+  const cpu::Kernels& table = cpu::kernels();
+  if (GetParam() == "scalar") GTEST_SKIP() << "the plain loops themselves";
+  for (const int head_dim : kDims) {
+    for (const int n_rows : {1, 3, 8, 13}) {
+      std::vector<float> x = test::make_rows(test::Input::lognormal, 2 * n_rows, head_dim, 9);
+      for (int n_constant : {0, 3, head_dim - 1}) {  // channels that have no scale
+        for (int t = n_rows; t < 2 * n_rows; ++t) {
+          std::fill_n(x.begin() + t * head_dim + 5 * (n_constant < 9 ? 1 : 0), n_constant, 0.5f);
+        }
+        const float* next = x.data() + n_rows * head_dim;
+        std::vector<float> least(kMaxHeadDim), most(least), want_least(least), want_most(least);
+        LagScale::channel_ends(head_dim, n_rows, next, want_least.data(), want_most.data());
+        table.channel_ends(head_dim, n_rows, next, least.data(), most.data());
+        ASSERT_TRUE(same_bytes(least.data(), want_least.data(), 4 * least.size())) << head_dim;
+        ASSERT_TRUE(same_bytes(most.data(), want_most.data(), 4 * most.size())) << head_dim;
+        const LagScale scale(head_dim, least.data(), most.data());
+        std::vector<double> sigma(static_cast<std::size_t>(n_rows)), want(sigma);
+        for (int t = 0; t < n_rows; ++t) {
+          want[static_cast<std::size_t>(t)] = scale.deviation(head_dim, x.data() + t * head_dim);
+        }
+        table.lag_deviations(head_dim, {scale.low, scale.inverse, scale.live, scale.n_live}, n_rows,
+                             x.data(), sigma.data());
+        ASSERT_TRUE(same_bytes(sigma.data(), want.data(), 8 * sigma.size()))
+            << "head_dim " << head_dim << ", " << n_rows << " rows, " << scale.n_live << " live";
       }
     }
   }
