@@ -42,44 +42,86 @@ HWY_INLINE VU one_where(M mask) {
   return hn::IfThenElseZero(hn::RebindMask(DU(), mask), hn::Set(DU(), 1));
 }
 
+/// code + step where `mask`.
+template <int kStep, class M>
+HWY_INLINE VU add_where(VU code, M mask) {
+  const VU step = hn::Set(DU(), kStep);
+#if HWY_TARGET == HWY_AVX3
+  return VU{_mm512_mask_add_epi32(code.raw, mask.raw, code.raw, step.raw)};
+#else
+  return hn::Add(code, hn::IfThenElseZero(hn::RebindMask(DU(), mask), step));
+#endif
+}
+
 /// Number of ascending thresholds [2^kBits - 1] below a value, by halving: level l of the tree has
-/// the 2^l thresholds that decide bit kBits - 1 - l.
+/// the 2^l thresholds that decide bit kBits - 1 - l. Where a vector has an entry for every code, an entry
+/// stands at the code that is known so far; else at the bits of it that are.
 template <int kBits>
 struct ThresholdTree {
+  static constexpr bool kByCode = (1 << kBits) <= kN;
+
   HWY_INLINE explicit ThresholdTree(const float* thresholds) {
     for (int level = 0; level < kBits; ++level) {
       HWY_ALIGN float entries[kN];
       const int n = 1 << level;
       const int step = 1 << (kBits - level);
-      for (int i = 0; i < kN; ++i) entries[i] = thresholds[(i % n) * step + step / 2 - 1];
+      for (int i = 0; i < kN; ++i) {
+        const int known = kByCode ? i % (1 << kBits) / step : i % n;
+        entries[i] = thresholds[known * step + step / 2 - 1];
+      }
       of[level] = hn::Load(DF(), entries);
     }
   }
 
   HWY_INLINE VU count(VF x) const {
-    VU index = one_where(hn::Gt(x, of[0]));
-    KVCODEC_UNROLL
-    for (int level = 1; level < kBits; ++level) {
-      index = next_index(index, hn::Gt(x, lookup(of[level], index)));
+    if constexpr (kByCode) {
+      const auto upper = hn::RebindMask(DU(), hn::Gt(x, of[0]));
+      return decide<1>(x, hn::IfThenElseZero(upper, hn::Set(DU(), 1u << (kBits - 1))));
+    } else {
+      VU index = one_where(hn::Gt(x, of[0]));
+      KVCODEC_UNROLL
+      for (int level = 1; level < kBits; ++level) {
+        index = next_index(index, hn::Gt(x, lookup(of[level], index)));
+      }
+      return index;
     }
-    return index;
   }
 
   VF of[kBits];
+
+ private:
+  template <int kLevel>
+  HWY_INLINE VU decide(VF x, VU code) const {
+    if constexpr (kLevel >= kBits) {
+      return code;
+    } else {
+      constexpr int kStep = 1 << (kBits - 1 - kLevel);
+      return decide<kLevel + 1>(x, add_where<kStep>(code, hn::Gt(x, lookup(of[kLevel], code))));
+    }
+  }
 };
 
-/// p: divisor, and the least quotient (-inf, or in groups without a scale what gives their code).
+/// p: divisor, infinite in groups without a scale: their quotients are 0.
 template <int kBitsOfCode>
 struct TableCoder {
   static constexpr int kBits = kBitsOfCode;
-  static constexpr int kParams = 2;
+  static constexpr int kParams = 1;
 
   HWY_INLINE explicit TableCoder(const TileEncoding& e) : tree(e.thresholds) {}
+  HWY_INLINE VU code(VF x, const VF* p) const { return tree.count(hn::Div(x, p[0])); }
+
+  ThresholdTree<kBits> tree;
+};
+
+/// For tables where the code of 0 is not that of groups without a scale. p[1]: the least quotient, -inf or
+/// in such groups one that gives their code.
+struct FloorTableCoder : TableCoder<4> {
+  static constexpr int kParams = 2;
+
+  HWY_INLINE explicit FloorTableCoder(const TileEncoding& e) : TableCoder<4>(e) {}
   HWY_INLINE VU code(VF x, const VF* p) const {
     return tree.count(hn::Max(hn::Div(x, p[0]), p[1]));
   }
-
-  ThresholdTree<kBits> tree;
 };
 
 /// p: divisor, zero. The quotient is limited to 0..largest before it is rounded.

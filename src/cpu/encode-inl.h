@@ -59,6 +59,7 @@ HWY_INLINE void strip_codes(const TileEncoding& e, Side side, int width, int str
   const int bits = e.format.bits;
   switch (e.coding) {
     case Coding::table: return units(std::type_identity<TableCoder<4>>());
+    case Coding::floor_table: return units(std::type_identity<FloorTableCoder>());
     case Coding::kept:
       return with_bits(bits, [&]<int kBits>() { units(std::type_identity<KeptCoder<kBits>>()); });
     case Coding::affine:

@@ -26,9 +26,10 @@ enum class ParamRule : std::uint8_t {
 
 /// How a value becomes a code.
 enum class Coding : std::uint8_t {
-  table,   ///< thresholds below value / divisor
-  affine,  ///< (value - zero) / divisor, to nearest even
-  kept,    ///< the rule needs the codes itself, and leaves them
+  table,        ///< thresholds below value / divisor
+  floor_table,  ///< the same, with `floor_of_empty`
+  affine,       ///< (value - zero) / divisor, to nearest even
+  kept,         ///< the rule needs the codes itself, and leaves them
   int8,
   e4m3,
   e2m1,
@@ -44,7 +45,7 @@ struct TileEncoding {
   Coding coding = Coding::table;
   float limit = 0.0f;             ///< larger magnitudes become this one
   float thresholds[15] = {};      ///< [2^bits - 1]
-  float floor_of_empty = 0.0f;    ///< table: value / divisor of a group without a scale
+  float floor_of_empty = 0.0f;    ///< floor_table: value / divisor of a group without a scale
   float multiplier = 1.0f;        ///< normal: of the largest; rabitq: kappa; nvfp4: global scale
   bool searches = false;          ///< normal: the best of several multiples is taken
   std::int32_t variant = 0;       ///< lloyd_max: its Rule

@@ -83,7 +83,7 @@ HWY_NOINLINE void lloyd_max_scales(const TileEncoding& e, const StripGroup& g) {
   for (int v = 0; v < kVectors; ++v) {
     const RowSums xx = squares_of(g, v);
     const VF rms = rms_of(g, xx);
-    const VF p[2] = {rms, hn::Set(DF(), -kInfinity)};
+    const VF p[1] = {rms};
     RowSums xl;
     RowSums ll;
     for (int c = 0; c < g.n; ++c) {

@@ -106,7 +106,7 @@ struct SquaredErrors {
   VD half[2];
 };
 
-HWY_INLINE SquaredErrors squared_errors(const TableCoder<4>& coder, const Levels<4>& levels,
+HWY_INLINE SquaredErrors squared_errors(const FloorTableCoder& coder, const Levels<4>& levels,
                                         const TileEncoding& e, const StripGroup& g, int v,
                                         VF scale) {
   const auto empty = hn::Eq(scale, hn::Zero(DF()));
@@ -130,7 +130,7 @@ HWY_INLINE SquaredErrors squared_errors(const TableCoder<4>& coder, const Levels
 HWY_NOINLINE inline void search_scales(const TileEncoding& e, const StripGroup& g, int v,
                                        const float* largest, float* best) {
   constexpr int kCandidates = 36;
-  const TableCoder<4> coder(e);
+  const FloorTableCoder coder(e);
   const Levels<4> levels(e.format);
   const VF top = hn::Load(DF(), largest);
   VF chosen = round_f16(top);

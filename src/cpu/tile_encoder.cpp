@@ -13,11 +13,14 @@ namespace {
 template <class Table>
 bool describe(const NormalQuantile<Table>& codec, Side, int, TileEncoding& e) noexcept {
   e.rule = Table::signed_scale ? ParamRule::normal_signed : ParamRule::normal;
-  e.coding = Coding::table;
   e.limit = kF16Max;
   for (int i = 0; i < 15; ++i) e.thresholds[i] = Table::table.threshold[i];
-  // The code of groups without a scale is that of a quotient between its thresholds.
-  e.floor_of_empty = Table::table.threshold[Table::zero_code];
+  // The code of groups without a scale is that of a quotient between its thresholds: 0 for some tables.
+  constexpr int kEmpty = Table::zero_code;
+  constexpr bool kIsZero =
+      Table::table.threshold[kEmpty - 1] < 0.0f && Table::table.threshold[kEmpty] >= 0.0f;
+  e.coding = kIsZero ? Coding::table : Coding::floor_table;
+  e.floor_of_empty = Table::table.threshold[kEmpty];
   e.multiplier = codec.multiplier;
   e.searches = codec.rule == ScaleRule::search;
   return true;
