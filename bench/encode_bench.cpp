@@ -5,7 +5,8 @@
 //
 // "scalar" is the codec's own encode_tile, the definition. Counters, all of the best iteration, because
 // other work on the machine only ever adds time: input_GB/s (1e9), ns_per_value, and read_share, input
-// bytes per second over what one thread reads on this machine in the same run.
+// bytes per second over what one thread reads on this machine in the same run; for sketches also
+// product_share, the multiply-adds of keys and S over those that the instruction set does in registers.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include "bandwidth.hpp"
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/codec/encode_tile.hpp"
+#include "multiply_add.hpp"
 
 namespace kvcodec::bench {
 namespace {
@@ -76,6 +78,13 @@ void encode(benchmark::State& state, const Case& c) {
   state.counters["bits_per_value"] = 8.0 * static_cast<double>(tile_bytes) / static_cast<double>(n);
   state.counters["ns_per_value"] = 1e9 * best / values;
   state.counters["input_GB/s"] = 4e-9 * values / best;
+  const Qjl* sketch = c.codec.as<Qjl>();
+  if (sketch != nullptr && c.isa != "scalar") {
+    const double most = multiply_add_rate(c.isa == "avx512" ? 16 : 8);
+    if (most > 0.0) {
+      state.counters["product_share"] = values * sketch->sketch_dim / best / most;
+    }
+  }
   if (!c.hot) state.counters["read_share"] = 4.0 * values / best / read_bandwidth();
 }
 
