@@ -91,24 +91,25 @@ HWY_INLINE StripValues strip_values(const TileEncoding& e, Side side, int width,
   return by_rows;
 }
 
-/// x [kTileRows, width], without values beyond the limit.
-HWY_NOINLINE inline void encode_clean(const TileEncoding& e, Side side, int width, const float* x,
-                                      std::byte* tile) {
+/// Strips first .. first + n - 1 of a tile from their rows x [16 n, width], none beyond the limit.
+HWY_NOINLINE inline void encode_strips(const TileEncoding& e, Side side, int width, const float* x,
+                                       int first_strip, int n_strips, std::byte* tile) {
   HWY_ALIGN float turned[kMaxTileWidth * kLanes];
   HWY_ALIGN float codes[kMaxTileWidth * kLanes];
   StripParams params;
   const TileFormat& f = e.format;
   const bool by_rows = f.group > 0 && f.run == 0;
   if (!by_rows && f.run == 0) constant_params(e, params);
-  for (int strip = 0; strip < kStrips; ++strip) {
-    const float* rows = x + static_cast<std::ptrdiff_t>(strip * kLanes) * width;
+  for (int i = 0; i < n_strips; ++i) {
+    const int strip = first_strip + i;
+    const float* rows = x + static_cast<std::ptrdiff_t>(i * kLanes) * width;
     if (side == Side::key || by_rows) turn_rows(rows, width, turned);
     if (f.run > 0 && strip * kLanes % f.run == 0) {
       run_scales(e, rows, strip * kLanes / f.run, tile, params);
     }
-    for (int first = 0, i = 0; by_rows && first < width; first += f.group, ++i) {
+    for (int first = 0, g = 0; by_rows && first < width; first += f.group, ++g) {
       const int n = HWY_MIN(f.group, width - first);
-      const StripGroup group = {turned + first * kLanes, n, strip * kLanes, i, tile, params, codes};
+      const StripGroup group = {turned + first * kLanes, n, strip * kLanes, g, tile, params, codes};
       group_scales(e, group, first + n == width);
     }
     strip_codes(e, side, width, strip, strip_values(e, side, width, rows, turned, codes), params,
@@ -117,10 +118,10 @@ HWY_NOINLINE inline void encode_clean(const TileEncoding& e, Side side, int widt
 }
 
 HWY_NOINLINE inline void encode_clamped(const TileEncoding& e, Side side, int width, const float* x,
-                                        std::byte* tile) {
+                                        int first_strip, int n_strips, std::byte* tile) {
   HWY_ALIGN float clean[kTileRows * kMaxTileWidth];
-  clamp_values(x, kTileRows * width, e.limit, clean);
-  encode_clean(e, side, width, clean, tile);
+  clamp_values(x, n_strips * kLanes * width, e.limit, clean);
+  encode_strips(e, side, width, clean, first_strip, n_strips, tile);
 }
 
 /// Zeroes what no code fills and what stands behind everything stored.
@@ -136,15 +137,23 @@ HWY_INLINE void clear_gaps(const TileEncoding& e, Side side, std::byte* tile) {
   }
 }
 
-/// An EncodeTile.
+/// An EncodeTile. Rows are looked at for values beyond the limit, and encoded, as many at a time as depend
+/// on each other: a strip stays in L1 between the two.
 inline bool encode_tile(const TileEncoding& e, Side side, int n_heads, const float* x,
                         std::byte* tile) {
   const int width = n_heads * e.format.width;
-  const std::uint32_t top = largest_bits(x, kTileRows * width);
+  const int n_strips = e.format.run > 0 ? kStrips : 1;
+  const int n = n_strips * kLanes * width;
+  bool finite = true;
   clear_gaps(e, side, tile);
-  if (top <= __builtin_bit_cast(std::uint32_t, e.limit)) encode_clean(e, side, width, x, tile);
-  else encode_clamped(e, side, width, x, tile);
-  return top < 0x7f800000u;
+  for (int strip = 0; strip < kStrips; strip += n_strips, x += n) {
+    const std::uint32_t top = largest_bits(x, n);
+    const bool within = top <= __builtin_bit_cast(std::uint32_t, e.limit);
+    finite &= top < 0x7f800000u;
+    if (within) encode_strips(e, side, width, x, strip, n_strips, tile);
+    else encode_clamped(e, side, width, x, strip, n_strips, tile);
+  }
+  return finite;
 }
 
 }  // namespace kvcodec::cpu::HWY_NAMESPACE
