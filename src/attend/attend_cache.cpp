@@ -5,6 +5,7 @@
 #include "kvcodec/attend/attend.hpp"
 #include "src/attend/options.hpp"
 #include "src/cache/stopwatch.hpp"
+#include "src/cpu/transform.hpp"
 
 namespace kvcodec {
 namespace {
@@ -117,13 +118,13 @@ void attend(const Cache& cache, std::int32_t layer, const Step& step, float* out
   const int d = shape.head_dim;
   const int group = shape.gqa_group();
   load(step.q, shape.n_q_heads, d, w.q, executor,
-       [&](int head, float* x) { config.k.transform.query(d, head / group, x); });
+       [&](int head, float* x) { cpu::transform_query(config.k.transform, d, head / group, x); });
   Queries queries{w.q.data(), w.indptr.data(), w.pos.data(), nullptr, nullptr};
   if (fresh) {
     load(step.k_new, shape.n_kv_heads, d, w.k, executor,
-         [&](int head, float* x) { config.k.transform.forward(d, head, x); });
+         [&](int head, float* x) { cpu::transform_forward(config.k.transform, d, head, x); });
     load(step.v_new, shape.n_kv_heads, d, w.v, executor,
-         [&](int head, float* x) { config.v.transform.forward(d, head, x); });
+         [&](int head, float* x) { cpu::transform_forward(config.v.transform, d, head, x); });
     queries.k_new = w.k.data();
     queries.v_new = w.v.data();
   }
@@ -134,8 +135,8 @@ void attend(const Cache& cache, std::int32_t layer, const Step& step, float* out
   if (config.v.transform.is_identity()) return;
   executor.parallel_for(n_tokens, [&](std::int64_t token, int) {
     for (std::int64_t head = 0; head < shape.n_q_heads; ++head) {
-      config.v.transform.output(d, static_cast<int>(head) / group,
-                                out + (token * shape.n_q_heads + head) * d);
+      cpu::transform_output(config.v.transform, d, static_cast<int>(head) / group,
+                            out + (token * shape.n_q_heads + head) * d);
     }
   });
 }

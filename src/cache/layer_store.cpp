@@ -6,7 +6,9 @@
 #include <cstring>
 #include <utility>
 
+#include "kvcodec/codec/encode_tile.hpp"
 #include "src/cache/stopwatch.hpp"
+#include "src/cpu/transform.hpp"
 
 namespace kvcodec {
 
@@ -150,7 +152,7 @@ bool LayerStore::put_row(const LayerInfo& layer, AppendScratch& scratch, const A
   bool clamped = false;
   for (std::int64_t head = 0; head < layer.shape.n_kv_heads; ++head) {
     clamped |= load_clamped(rows.dtype, rows.row(token, head), head_dim, dtype_max(type), x);
-    transform.forward(head_dim, static_cast<int>(head), x);
+    cpu::transform_forward(transform, head_dim, static_cast<int>(head), x);
     clamped |= store_clamped(type, x, head_dim, store.at(side, head, row));
     if (to_sink || center(side).ready()) continue;
     load_clamped(type, store.at(side, head, row), head_dim, dtype_max(type), x);
@@ -284,11 +286,17 @@ void LayerStore::encode_tile(const LayerInfo& layer, PagePool& pool, AppendScrat
   const float* values = center(side).values();
   float* x = scratch.rows.data();
   std::fill_n(x, begin * width, 0.0f);
-  for (int row = begin; row < kTileRows; ++row) {
+  if (span == 1) {  // the rows of a head follow each other
+    load_clamped(type, rows.at(side, first_head, first), (kTileRows - begin) * width,
+                 dtype_max(type), x + begin * width);
+  }
+  for (int row = begin; row < kTileRows && (span > 1 || values != nullptr); ++row) {
     for (int h = 0; h < span; ++h) {
       float* to = x + row * width + h * head_dim;
-      load_clamped(type, rows.at(side, first_head + h, first + row - begin), head_dim,
-                   dtype_max(type), to);
+      if (span > 1) {
+        load_clamped(type, rows.at(side, first_head + h, first + row - begin), head_dim,
+                     dtype_max(type), to);
+      }
       if (values == nullptr) continue;
       const float* shift = values + (first_head + h) * head_dim;
       for (int c = 0; c < head_dim; ++c) to[c] -= shift[c];
@@ -296,11 +304,11 @@ void LayerStore::encode_tile(const LayerInfo& layer, PagePool& pool, AppendScrat
   }
   const std::byte* oldest = first_tile(layer, pool, side, first_head);
   if (begin == 0) {
-    codec.encode_tile_after(side, head_dim, oldest, x, out);
+    kvcodec::encode_tile(codec, side, head_dim, oldest, x, out);
     return;
   }
   // After a truncation inside a tile: the rows before `begin` keep their bytes.
-  codec.encode_tile_after(side, head_dim, oldest, x, scratch.tile.data());
+  kvcodec::encode_tile(codec, side, head_dim, oldest, x, scratch.tile.data());
   codec.copy_rows(side, head_dim, scratch.tile.data(), out, begin, kTileRows);
 }
 

@@ -4,6 +4,7 @@
 #include "kvcodec/policy/observe.hpp"
 #include "src/cache/layer_store.hpp"
 #include "src/cache/stopwatch.hpp"
+#include "src/cpu/transform.hpp"
 
 namespace kvcodec {
 namespace {
@@ -34,7 +35,7 @@ void LayerStore::load_judged(const LayerInfo& layer, int head, std::int64_t n, f
     for (std::int64_t row = 0; row < n; ++row) {
       float* x = (side == Side::key ? k : v) + row * head_dim;
       load_clamped(type, recent_.at(side, head, row), head_dim, dtype_max(type), x);
-      transform.output(head_dim, head, x);
+      cpu::transform_output(transform, head_dim, head, x);
     }
   }
 }
@@ -150,7 +151,7 @@ void LayerStore::observe(const LayerInfo& layer, const AnyRows& q, float sm_scal
     for (std::int64_t t = 0; t < q.n_tokens; ++t) {
       float* x = queries.data() + t * head_dim;
       load_clamped(q.dtype, q.row(t, head), head_dim, kF32Max, x);
-      layer.config.k.transform.query(head_dim, kv_head, x);
+      cpu::transform_query(layer.config.k.transform, head_dim, kv_head, x);
     }
     std::fill(sums.begin(), sums.end(), 0.0f);
     observe_attention(head_dim, q.n_tokens, queries.data(), n_keys, keys.data(), sm_scale,

@@ -4,14 +4,15 @@
 #include <cstring>
 
 #include "kvcodec/core/arith.hpp"
+#include "src/cpu/kernels.hpp"
 
 namespace kvcodec {
 namespace {
 
 template <class T>
-bool load_clamped(const void* from, int n, float limit, float* to) noexcept {
+bool load_clamped(const void* from, std::int64_t n, float limit, float* to) noexcept {
   bool clamped = false;
-  for (int i = 0; i < n; ++i) {
+  for (std::int64_t i = 0; i < n; ++i) {
     const float x = to_f32(static_cast<const T*>(from)[i]);
     to[i] = clamp_finite(x, limit);
     clamped |= !(abs_of(x) <= limit);
@@ -34,7 +35,9 @@ std::vector<T> resized(const std::vector<T>& x, std::int64_t n_heads, std::size_
 
 }  // namespace
 
-bool load_clamped(DType type, const void* from, int n, float limit, float* to) noexcept {
+bool load_clamped(DType type, const void* from, std::int64_t n, float limit, float* to) noexcept {
+  const cpu::LoadClamped kernel = cpu::kernels().load_clamped[static_cast<int>(type)];
+  if (kernel != nullptr) return kernel(from, n, limit, to);
   switch (type) {
     case DType::f16: return load_clamped<f16>(from, n, limit, to);
     case DType::bf16: return load_clamped<bf16>(from, n, limit, to);
@@ -42,10 +45,12 @@ bool load_clamped(DType type, const void* from, int n, float limit, float* to) n
   }
 }
 
-bool store_clamped(DType type, const float* from, int n, void* to) noexcept {
+bool store_clamped(DType type, const float* from, std::int64_t n, void* to) noexcept {
+  const cpu::StoreClamped kernel = cpu::kernels().store_clamped[static_cast<int>(type)];
+  if (kernel != nullptr) return kernel(from, n, to);
   const float limit = dtype_max(type);
   bool clamped = false;
-  for (int i = 0; i < n; ++i) {
+  for (std::int64_t i = 0; i < n; ++i) {
     clamped |= !(abs_of(from[i]) <= limit);
     store_value(type, to, i, clamp_finite(from[i], limit));
   }

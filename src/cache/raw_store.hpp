@@ -44,11 +44,13 @@ class RawStore {
   std::vector<std::byte> v_;
 };
 
-/// Loads a row as f32 with NaN and what exceeds `limit` replaced; true if anything was.
-bool load_clamped(DType type, const void* from, int n, float limit, float* to) noexcept;
+/// Loads n values, a multiple of 16, as f32 with NaN and what exceeds `limit` replaced; true if anything
+/// was.
+bool load_clamped(DType type, const void* from, std::int64_t n, float limit, float* to) noexcept;
 
-/// Rounds a row to its storage type, limited to what that holds; true if anything was limited.
-bool store_clamped(DType type, const float* from, int n, void* to) noexcept;
+/// Rounds n values, a multiple of 16, to their storage type, limited to what that holds; true if anything
+/// was limited.
+bool store_clamped(DType type, const float* from, std::int64_t n, void* to) noexcept;
 
 /// Rows that a policy kept and that wait until a tile of their head is full: as RawStore, with
 /// positions and masks, and a count per head.

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "encoding.hpp"
 #include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/dtype.hpp"
 
@@ -95,6 +96,53 @@ using SoftmaxTile = void (*)(int n_q, int head_dim, float sm_scale, float soft_c
                              const std::uint64_t* visible, float* scores, float* m, float* l,
                              float* acc);
 
+/// x [kTileRows, n_heads * width] -> the bytes that the codec's encode_tile writes; false if a value was
+/// not finite.
+using EncodeTile = bool (*)(const TileEncoding& encoding, Side side, int n_heads, const float* x,
+                            std::byte* tile);
+
+/// to [n] = f32 of from [n], NaN 0 and magnitudes beyond `limit` limited to it; n is a multiple of 16.
+/// Returns whether a value was changed by that.
+using LoadClamped = bool (*)(const void* from, std::int64_t n, float limit, float* to);
+
+/// The same into a storage type, whose largest value is the limit.
+using StoreClamped = bool (*)(const float* from, std::int64_t n, void* to);
+
+/// x [head_dim] <- Hadamard::forward, or Hadamard::output with `back`; flips [head_dim]: the sign bit of
+/// channels that the seed turns; null: without signs.
+using HadamardRow = void (*)(int head_dim, const std::uint32_t* flips, bool back, float* x);
+
+/// Rows of S and the channels that they are multiplied with.
+struct SketchSigns {
+  const float* columns;  ///< [head_dim, column_stride]: S transposed
+  std::ptrdiff_t column_stride;
+  int n_signs;                   ///< a multiple of 32
+  int n;                         ///< channels, a multiple of 4
+  const std::uint8_t* channels;  ///< [n] which ones; null: 0 .. n - 1
+};
+
+/// Writes the signs of S x for n_rows rows x [n_rows, n], a multiple of 32, to a K plane of n_signs 1-bit
+/// codes (tile_layout.hpp) whose first row is at `plane`: those of qjl_put_signs(). squares [n_rows]
+/// becomes |x|^2, summed in float64 in the order of channels.
+using PutSigns = void (*)(const SketchSigns& signs, int n_rows, const float* x, double* squares,
+                          std::byte* plane);
+
+/// Smallest and largest value [head_dim] of every channel of x [n_rows, head_dim], n_rows >= 1.
+using ChannelEnds = void (*)(int head_dim, std::int64_t n_rows, const float* x, float* least,
+                             float* most);
+
+/// What LagScale maps rows with, [head_dim] each.
+struct LagScaling {
+  const double* low;
+  const double* inverse;
+  const double* live;
+  int n_live;
+};
+
+/// sigma [n_rows] = LagScale::deviation of rows [n_rows, head_dim].
+using LagDeviations = void (*)(int head_dim, const LagScaling& scaling, std::int64_t n_rows,
+                               const float* rows, double* sigma);
+
 /// What one instruction set provides. Members above score_rows may be null: then the codec's own
 /// functions do it, or tiles are decoded and score_rows and add_rows do the rest.
 struct Kernels {
@@ -108,6 +156,14 @@ struct Kernels {
   ScoreRows score_rows[3];  ///< indexed by DType
   AddRows add_rows[3];
   SoftmaxTile softmax_tile;
+  // Null: the plain loops of whoever calls.
+  EncodeTile encode_tile;
+  LoadClamped load_clamped[3];  ///< indexed by DType
+  StoreClamped store_clamped[3];
+  HadamardRow hadamard_row;
+  PutSigns put_signs;
+  ChannelEnds channel_ends;
+  LagDeviations lag_deviations;
 };
 
 /// The table in use; see kvcodec/attend/cpu_isa.hpp for how it is chosen.

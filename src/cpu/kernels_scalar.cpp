@@ -79,7 +79,14 @@ const Kernels& scalar_kernels() noexcept {
       nullptr,
       {score_rows<DType::f32>, score_rows<DType::f16>, score_rows<DType::bf16>},
       {add_rows<DType::f32>, add_rows<DType::f16>, add_rows<DType::bf16>},
-      softmax_tile};
+      softmax_tile,
+      nullptr,
+      {},
+      {},
+      nullptr,
+      nullptr,
+      nullptr,
+      nullptr};
   return table;
 }
 

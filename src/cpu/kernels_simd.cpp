@@ -40,9 +40,11 @@ const char* target_name() noexcept {
 #endif
 }
 
-// In kernels_score.cpp and kernels_add.cpp.
+// In kernels_score.cpp, kernels_add.cpp, kernels_encode.cpp and kernels_append.cpp.
 void fill_score_kernels(Kernels& table) noexcept;
 void fill_add_kernels(Kernels& table) noexcept;
+void fill_encode_kernels(Kernels& table) noexcept;
+void fill_append_kernels(Kernels& table) noexcept;
 
 const Kernels* target_kernels() noexcept {
   static const Kernels table = [] {
@@ -50,6 +52,8 @@ const Kernels* target_kernels() noexcept {
     t.isa = target_name();
     fill_score_kernels(t);
     fill_add_kernels(t);
+    fill_encode_kernels(t);
+    fill_append_kernels(t);
     t.score_sketch = score_sketch;
     t.score_codebook = score_codebook;
     t.add_codebook = add_codebook;

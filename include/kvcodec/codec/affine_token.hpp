@@ -60,6 +60,11 @@ struct AffineToken {
     return bits == 8 ? 1.0f : kClip[bits - 2][n / 16 - 1];
   }
 
+  /// The clip of a group of n values.
+  KVCODEC_HD constexpr float clip_of(int n) const noexcept {
+    return clip != 0.0f ? clip : default_clip(bits, n);
+  }
+
   KVCODEC_HD constexpr int head_span(int) const noexcept { return 1; }
   KVCODEC_HD constexpr bool supports(int head_dim) const noexcept {
     if (head_dim < kMinHeadDim || head_dim > kMaxHeadDim || head_dim % kLanes != 0) return false;
@@ -128,12 +133,10 @@ struct AffineToken {
   }
 
  private:
-  /// The clip of a group of n values.
+  /// clip_of as a callable.
   struct ClipOf {
     const AffineToken& codec;
-    KVCODEC_HD float operator()(int n) const noexcept {
-      return codec.clip != 0.0f ? codec.clip : default_clip(codec.bits, n);
-    }
+    KVCODEC_HD float operator()(int n) const noexcept { return codec.clip_of(n); }
   };
 
   /// Bounds for one group of n values.

@@ -35,6 +35,8 @@ struct Fp8 {
   static constexpr const char* options_help =
       "s<scale>: static scale, 1e-30..1e30 (default 1); or row: a scale per token and head";
   static constexpr bool bit_exact = true;
+  /// With `row` larger magnitudes are clamped to this one.
+  static constexpr float kRowLimit = kE4m3Max * kF16Max;
 
   float scale = 1.0f;  ///< static scale; not used with per_row
   bool per_row = false;
@@ -135,8 +137,6 @@ struct Fp8 {
   }
 
  private:
-  static constexpr float kRowLimit = kE4m3Max * kF16Max;
-
   KVCODEC_HD static constexpr TileLayout layout(Side side, int head_dim) noexcept {
     return {side, 8, head_dim};
   }

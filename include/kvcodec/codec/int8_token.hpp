@@ -22,6 +22,8 @@ struct Int8Token {
   static constexpr const char* family = "int8";
   static constexpr const char* options_help = "no options";
   static constexpr bool bit_exact = true;
+  /// Larger magnitudes are clamped to this one.
+  static constexpr float kLimit = 127.0f * 512.0f;
 
   static Int8Token parse(const std::string& options) {
     if (!options.empty()) throw invalid_argument(bad_value(family, "options", options, "none"));
@@ -94,8 +96,6 @@ struct Int8Token {
   }
 
  private:
-  static constexpr float kLimit = 127.0f * 512.0f;
-
   KVCODEC_HD static constexpr TileLayout layout(Side side, int head_dim) noexcept {
     return {side, 8, head_dim};
   }

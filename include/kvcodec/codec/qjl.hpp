@@ -213,6 +213,20 @@ struct Qjl {
   /// Returns the norm of that before it is rounded.
   KVCODEC_HD float encode_magnitudes(int head_dim, float* x, int row, const std::byte* channels,
                                      std::byte* tile) const noexcept {
+    const double taken_square = take_outliers(x, row, channels, tile);
+    if (sketches_outliers()) put_norm(tile, outlier_offset(), row, taken_square);
+    double square = 0.0;
+    for (int c = 0; c < head_dim; ++c) {
+      square += static_cast<double>(x[c]) * static_cast<double>(x[c]);
+    }
+    put_norm(tile, norm_offset(), row, square);
+    return static_cast<float>(sqrt(square));
+  }
+
+  /// Sets the outliers of a row x [head_dim] to zero; exact values go to the tile. Returns the sum of
+  /// their squares.
+  KVCODEC_HD double take_outliers(float* x, int row, const std::byte* channels,
+                                  std::byte* tile) const noexcept {
     double taken_square = 0.0;
     for (int j = 0; j < outlier_channels; ++j) {
       const auto c = static_cast<int>(channels[j]);
@@ -223,13 +237,20 @@ struct Qjl {
       }
       x[c] = 0.0f;
     }
-    if (sketches_outliers()) put_scale(tile + outlier_offset(), row, norm_of(taken_square).bits);
-    double square = 0.0;
-    for (int c = 0; c < head_dim; ++c) {
-      square += static_cast<double>(x[c]) * static_cast<double>(x[c]);
-    }
-    put_scale(tile + norm_offset(), row, norm_of(square).bits);
-    return static_cast<float>(sqrt(square));
+    return taken_square;
+  }
+
+  /// Stores a row's norm in `plane` = norm_offset() or outlier_offset().
+  KVCODEC_HD void put_norm(std::byte* tile, std::size_t plane, int row,
+                           double square) const noexcept {
+    put_scale(tile + plane, row,
+              to_f16(clamp_finite(static_cast<float>(sqrt(square)), kF16Max)).bits);
+  }
+
+  /// Zeroes the lists of outliers and the padding behind them.
+  KVCODEC_HD void clear_channels(int head_dim, std::byte* tile) const noexcept {
+    const std::size_t end = tile_bytes(head_dim);
+    for (std::size_t i = channel_offset(); i < end; ++i) tile[i] = std::byte{0};
   }
 
   // The parts one after the other, with one choice of outliers for the rows of a set.
@@ -285,12 +306,6 @@ struct Qjl {
   }
 
  private:
-  /// Zeroes the lists and the padding behind them.
-  KVCODEC_HD void clear_channels(int head_dim, std::byte* tile) const noexcept {
-    const std::size_t end = tile_bytes(head_dim);
-    for (std::size_t i = channel_offset(); i < end; ++i) tile[i] = std::byte{0};
-  }
-
   /// x [head_dim], channels [outlier_channels]; the list itself is written where `lists` says so.
   KVCODEC_HD bool encode_row(int head_dim, const float* x, int row, const std::byte* channels,
                              bool lists, std::byte* tile) const noexcept {
@@ -316,10 +331,6 @@ struct Qjl {
   KVCODEC_HD void add_column(int channel, float factor, int n, float* sum) const noexcept {
     const float* column = table.columns + static_cast<std::ptrdiff_t>(channel) * table.sketch_dim;
     for (int i = 0; i < n; ++i) sum[i] += factor * column[i];
-  }
-
-  KVCODEC_HD static f16 norm_of(double square) noexcept {
-    return to_f16(clamp_finite(static_cast<float>(sqrt(square)), kF16Max));
   }
 
   /// Decoded values [outlier_channels] of a row's outliers; sum [head_dim] of its inlier signs.

@@ -25,8 +25,14 @@ KVCODEC_HD inline double qjl_channel_energy(int n_rows, const float* x, int row_
 /// x [n_rows, head_dim], ascending; ties go to the lower channel.
 KVCODEC_HD inline void qjl_choose_outliers(int head_dim, int n_rows, const float* x, int row_stride,
                                            int n, std::byte* channels) noexcept {
-  double energy[kMaxHeadDim];
-  for (int c = 0; c < head_dim; ++c) energy[c] = qjl_channel_energy(n_rows, x, row_stride, c);
+  double energy[kMaxHeadDim];  // as qjl_channel_energy, row by row
+  for (int c = 0; c < head_dim; ++c) energy[c] = 0.0;
+  for (int row = 0; row < n_rows; ++row) {
+    for (int c = 0; c < head_dim; ++c) {
+      const auto value = static_cast<double>(clamp_finite(x[row * row_stride + c], kF16Max));
+      energy[c] += value * value;
+    }
+  }
   for (int j = 0; j < n; ++j) {
     int best = 0;
     for (int c = 1; c < head_dim; ++c) best = energy[c] > energy[best] ? c : best;

@@ -68,6 +68,11 @@ struct RaBitQ {
   KVCODEC_HD static constexpr float grid(int bits, int code) noexcept {
     return static_cast<float>(code) - 0.5f * static_cast<float>((1 << bits) - 1);
   }
+  /// kappa = 1 / step of the uniform quantizer with the smallest squared error on N(0, 1).
+  KVCODEC_HD constexpr float kappa() const noexcept {
+    return bits == 2 ? 1.00434f : bits == 3 ? 1.70646f : 2.98332f;
+  }
+
   /// See tile_format.hpp.
   bool tile_format(Side, int head_dim, TileFormat& f) const noexcept {
     f = {TileFormat::Level::table, bits, head_dim, head_dim,
@@ -154,11 +159,6 @@ struct RaBitQ {
 
   /// Largest m.
   KVCODEC_HD constexpr int top() const noexcept { return (1 << (bits - 1)) - 1; }
-
-  /// kappa = 1 / step of the uniform quantizer with the smallest squared error on N(0, 1).
-  KVCODEC_HD constexpr float kappa() const noexcept {
-    return bits == 2 ? 1.00434f : bits == 3 ? 1.70646f : 2.98332f;
-  }
 
   KVCODEC_HD void put_fast_magnitudes(int n, const float* values,
                                       std::uint8_t* codes) const noexcept {

@@ -44,10 +44,21 @@ struct LagScale {
   double live[kMaxHeadDim];     ///< 1, or 0 if the channel is constant
   int n_live = 0;
 
-  /// next [lag_size, head_dim].
-  LagScale(int head_dim, std::int64_t lag_size, const float* next) noexcept {
-    float least[kMaxHeadDim];
-    float most[kMaxHeadDim];
+  /// least, most [head_dim]: the ends of the successor's channels, as channel_ends finds them.
+  LagScale(int head_dim, const float* least, const float* most) noexcept {
+    for (int c = 0; c < head_dim; ++c) {
+      const double range = static_cast<double>(most[c]) - static_cast<double>(least[c]);
+      const bool scaled = range > 0.0 && std::isfinite(range);
+      low[c] = scaled ? static_cast<double>(least[c]) : 0.0;
+      inverse[c] = scaled ? 1.0 / range : 0.0;
+      live[c] = scaled ? 1.0 : 0.0;
+      n_live += scaled ? 1 : 0;
+    }
+  }
+
+  /// Smallest and largest value of every channel of next [lag_size, head_dim].
+  static void channel_ends(int head_dim, std::int64_t lag_size, const float* next, float* least,
+                           float* most) noexcept {
     std::copy_n(next, head_dim, least);
     std::copy_n(next, head_dim, most);
     for (std::int64_t t = 1; t < lag_size; ++t) {
@@ -56,14 +67,6 @@ struct LagScale {
         least[c] = x[c] < least[c] ? x[c] : least[c];
         most[c] = x[c] > most[c] ? x[c] : most[c];
       }
-    }
-    for (int c = 0; c < head_dim; ++c) {
-      const double range = static_cast<double>(most[c]) - static_cast<double>(least[c]);
-      const bool scaled = range > 0.0 && std::isfinite(range);
-      low[c] = scaled ? static_cast<double>(least[c]) : 0.0;
-      inverse[c] = scaled ? 1.0 / range : 0.0;
-      live[c] = scaled ? 1.0 : 0.0;
-      n_live += scaled ? 1 : 0;
     }
   }
 
@@ -97,25 +100,13 @@ struct LagScale {
   }
 };
 
-/// Scores of one side of a partition, a_t above: positive numbers that sum to 1.
+/// Scores of one side of a partition, a_t above: positive numbers that sum to 1. By the kernels of the
+/// instruction set in use where it has them, with LagScale's bits.
 ///
 /// rows, next [lag_size, head_dim], finite: the partition and the one after it. head_dim is 64..256
 /// in steps of 16, lag_size >= 1. Writes score[lag_size].
-inline void lag_scores(int head_dim, std::int64_t lag_size, const float* rows, const float* next,
-                       double* score) noexcept {
-  const LagScale scale(head_dim, lag_size, next);
-  double largest = 0.0;
-  for (std::int64_t t = 0; t < lag_size; ++t) {
-    score[t] = scale.deviation(head_dim, rows + t * head_dim);
-    largest = std::max(largest, score[t]);
-  }
-  double sum = 0.0;
-  for (std::int64_t t = 0; t < lag_size; ++t) {
-    score[t] = std::exp(score[t] - largest);
-    sum += score[t];
-  }
-  for (std::int64_t t = 0; t < lag_size; ++t) score[t] /= sum;
-}
+void lag_scores(int head_dim, std::int64_t lag_size, const float* rows, const float* next,
+                double* score) noexcept;
 
 /// The partitions of a sequence that have a complete one behind them.
 struct LagPartitions {

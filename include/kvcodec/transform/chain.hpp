@@ -30,6 +30,9 @@ class TransformChain {
   }
 
   bool is_identity() const noexcept { return n_ == 0; }
+  int n_links() const noexcept { return n_; }
+  /// Transform `i`, 0..n_links-1, counted from the first.
+  const AnyTransform& link(int i) const noexcept { return links_[static_cast<std::size_t>(i)]; }
   /// Calls fn(AnyTransform&) for each transform, from the first to the last.
   template <class F>
   void for_each(F&& fn) {
@@ -61,8 +64,6 @@ class TransformChain {
   }
 
  private:
-  const AnyTransform& link(int i) const noexcept { return links_[static_cast<std::size_t>(i)]; }
-
   std::array<AnyTransform, kMaxLinks> links_;
   int n_ = 0;
 };
