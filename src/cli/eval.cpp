@@ -78,7 +78,12 @@ void write_results(const Options& options, const Json& results) {
 void prepare_output(const Options& options) {
   check_writable(options.json);
   if (options.report.empty()) return;
-  report::check_folder(options.report);
+  try {
+    report::check_folder(options.report);
+  } catch (const invalid_argument&) {
+    throw invalid_argument(
+        bad_value("eval", "--report", options.report, "a folder, or the name of a new one"));
+  }
   check_writable((fs::path(options.report) / "report.json").string());
 }
 
