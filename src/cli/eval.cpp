@@ -10,6 +10,7 @@
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/plan/plan.hpp"
 #include "src/cli/commands.hpp"
+#include "src/cli/eval_synthetic.hpp"
 #include "src/cli/kv_eval.hpp"
 #include "src/cli/measure.hpp"
 #include "src/verify/npy.hpp"
@@ -151,9 +152,16 @@ void add_eval(CLI::App& app, Run& run) {
   sub->add_option("--threads", options->threads, "0: one per hardware thread")
       ->check(CLI::Range(0, 1024));
   sub->add_option("--json", options->json, "also write the results to this file");
-  sub->callback([options, &run] {
+  const auto synthetic = add_synthetic(*sub);
+  sub->callback([options, synthetic, &run] {
+    if (synthetic->on) {
+      run = [options, synthetic] {
+        return eval_synthetic(*synthetic, options->plans, options->threads, options->json);
+      };
+      return;
+    }
     if (options->model.empty() == options->kv.empty()) {
-      throw CLI::ValidationError("eval", "needs --model DIR or --kv DIR");
+      throw CLI::ValidationError("eval", "needs --model DIR or --kv DIR or --synthetic");
     }
     run = [options] {
       check_writable(options->json);
