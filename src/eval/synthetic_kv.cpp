@@ -263,23 +263,28 @@ void SyntheticContext::set_gains() {
   cosine_ = 1.0 - margin / kKeyValueLogit;
 }
 
+std::vector<std::vector<float>> SyntheticContext::sink_directions(const Head& head) const {
+  if (model_.sinks == 0) return {};
+  std::vector<float> by_key(kDim), by_query(kDim);
+  for (std::size_t c = 0; c < kDim; ++c) {
+    by_key[c] = head.sink[c] / head.scale[c];
+    by_query[c] = head.sink[c] * head.scale[c];
+  }
+  make_orthonormal(by_key, {});
+  make_orthonormal(by_query, {by_key});
+  return {by_key, by_query};
+}
+
 void SyntheticContext::plant(Head& head, std::int32_t index) const {
   Numbers numbers(seed_, use(Use::content), index);
   const double length = std::sqrt(kDimension * (1.0 + model_.topic * model_.topic));
-  // What asks for a fact must not happen to ask for the sink as well, whose key is large, nor the
-  // other way round.
-  std::vector<float> sink(kDim), asks_sink(kDim);
-  for (std::size_t c = 0; c < kDim; ++c) {
-    sink[c] = head.sink[c] / head.scale[c];
-    asks_sink[c] = head.sink[c] * head.scale[c];
-  }
-  make_orthonormal(sink, {});
-  make_orthonormal(asks_sink, {sink});
+  const std::vector<std::vector<float>> apart = sink_directions(head);
   std::vector<float> common = numbers.gauss(kDim);
-  make_orthonormal(common, {sink, asks_sink});
-  std::vector<std::vector<float>> pairs = {sink, asks_sink, common};
+  make_orthonormal(common, apart);
+  std::vector<std::vector<float>> pairs = apart;  // and what they share, and their own
+  pairs.push_back(common);
   for (const Planted& query : queries_) {
-    std::vector<std::vector<float>> group = {sink, asks_sink};
+    std::vector<std::vector<float>> group = apart;
     for (std::size_t i = 0; i < query.facts.size(); ++i) {
       std::vector<float> u = numbers.gauss(kDim);
       make_heavy(u.data(), model_.heavy, numbers);

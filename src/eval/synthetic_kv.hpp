@@ -110,6 +110,9 @@ class SyntheticContext {
 
   Head make_head(std::int32_t head) const;
   void place_facts();
+  /// Directions that contents keep clear of: what asks for a fact must not happen to ask for the sink as
+  /// well, whose key is large, nor the other way round.
+  std::vector<std::vector<float>> sink_directions(const Head& head) const;
   void plant(Head& head, std::int32_t index) const;
   void set_gains();
   void key_row(std::int32_t head, std::int64_t token, float* k) const;
