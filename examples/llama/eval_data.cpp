@@ -108,4 +108,10 @@ EvalData read_eval(const fs::path& folder) {
   }
 }
 
+std::string_view text_of(const EvalData& data, const ByteRange& range) {
+  return std::string_view(data.heldout)
+      .substr(static_cast<std::size_t>(range.begin),
+              static_cast<std::size_t>(range.end - range.begin));
+}
+
 }  // namespace llama

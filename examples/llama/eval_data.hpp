@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace llama {
@@ -48,8 +49,11 @@ struct EvalData {
 };
 
 /// Reads folder/eval.json and the text it names, or the eval.json that its field "shared" points to
-/// (a path relative to the folder): models of one vocabulary share their material. Throws invalid_argument if there is none,
-/// corrupt_data naming the field that is wrong.
+/// (a path relative to the folder): models of one vocabulary share their material. Throws
+/// invalid_argument if there is none, corrupt_data naming the field that is wrong.
 EvalData read_eval(const std::filesystem::path& folder);
+
+/// Bytes range.begin..range.end-1 of the held-out text.
+std::string_view text_of(const EvalData& data, const ByteRange& range);
 
 }  // namespace llama

@@ -68,42 +68,33 @@ class Scorer {
   std::vector<char> kinds_;
 };
 
-// run(tokens) appends tokens to the document and returns the logits of all of them; begin(n) starts
-// a document of n tokens and end() closes it.
-template <class Begin, class Run, class End>
+// run(tokens, take, out) runs one document of tokens and hands its logits to take.
+template <class Run>
 Perplexity score_documents(const EvalData& data, const EvalOptions& options, std::int32_t vocab,
-                           std::int64_t chunk_size, Begin begin, Run run, End end) {
+                           Run run) {
   Perplexity out;
   Scorer scorer(data, out);
   const ByteTokenizer tokenizer(vocab);
   const auto documents = first(data.documents, options.max_documents);
   std::int64_t total = 0;
   for (const ByteRange& d : documents) total += d.end - d.begin - 1;
-  for (const ByteRange& d : documents) {
-    const auto tokens = tokenizer.encode(
-        std::string_view(data.heldout)
-            .substr(static_cast<std::size_t>(d.begin), static_cast<std::size_t>(d.end - d.begin)));
-    // The last byte predicts nothing that is known.
-    const std::int64_t n = d.end - d.begin - 1;
-    begin(n);
-    for (std::int64_t at = 0; at < n; at += chunk_size) {
-      const std::int64_t rows = std::min(chunk_size, n - at);
-      std::span<const float> logits;
-      {
-        Timer timer(out.cost);
-        logits = run(std::span(tokens).subspan(static_cast<std::size_t>(at),
-                                               static_cast<std::size_t>(rows)));
-      }
+  std::int64_t done = 0;
+  for (std::size_t i = 0; i < documents.size(); ++i) {
+    const std::int64_t begin = documents[i].begin;
+    const auto tokens = tokenizer.encode(text_of(data, documents[i]));
+    const auto take = [&](std::int64_t at, std::span<const float> logits) {
+      const std::int64_t rows = std::ssize(logits) / vocab;
       for (std::int64_t r = 0; r < rows; ++r) {
         const auto row =
             logits.subspan(static_cast<std::size_t>(r * vocab), static_cast<std::size_t>(vocab));
         const std::int64_t next = at + r + 1;
-        scorer.add(row, d.begin + next, tokens[static_cast<std::size_t>(next)]);
+        scorer.add(row, begin + next, tokens[static_cast<std::size_t>(next)]);
       }
-      out.cost.n_tokens += rows;
-      if (options.progress) options.progress(out.cost.n_tokens, total);
-    }
-    end(out);
+      if (options.logits) options.logits(i, at, logits);
+      done += rows;
+      if (options.progress) options.progress(done, total);
+    };
+    run(tokens, take, out);
   }
   return out;
 }
@@ -189,44 +180,64 @@ CacheNeeds cache_needs(const EvalData& data, const EvalOptions& options) {
   return needs;
 }
 
+DocumentPasses::DocumentPasses(Engine& engine, std::span<const std::int32_t> tokens,
+                               std::int64_t chunk_size)
+    : session_(engine.open()),
+      tokens_(tokens),
+      chunk_size_(chunk_size),
+      n_(std::max<std::int64_t>(0, std::ssize(tokens) - 1)) {
+  check_chunk_size(chunk_size);
+  prompt_ = n_ / 2 / chunk_size * chunk_size;
+}
+
+std::span<const float> DocumentPasses::next() {
+  if (done()) return {};
+  const std::int64_t rows = std::min(chunk_size_, n_ - position_);
+  Chunk chunk{session_.id(),
+              tokens_.subspan(static_cast<std::size_t>(position_), static_cast<std::size_t>(rows))};
+  if (position_ < prompt_) chunk.prompt_left = prompt_ - position_ - rows;
+  Engine& engine = session_.engine();
+  const Timer timer(cost_);
+  const std::span<const float> logits = engine.run({&chunk, 1}, Logits::all);
+  if (chunk.prompt_left == 0) engine.cache().end_prompt(session_.id());
+  position_ += rows;
+  cost_.n_tokens += rows;
+  return logits;
+}
+
+kvcodec::CacheBytes DocumentPasses::bytes() const {
+  return session_.engine().cache().bytes(session_.id());
+}
+
 Perplexity measure_perplexity(Engine& engine, const EvalData& data, const EvalOptions& options) {
   check_chunk_size(options.chunk_size);
-  std::vector<Session> session;  // one or none
-  std::int64_t prompt_left = 0;
   return score_documents(
-      data, options, engine.model().config().vocab_size, options.chunk_size,
-      [&](std::int64_t n) {
-        session.push_back(engine.open());
-        prompt_left = n / 2 / options.chunk_size * options.chunk_size;
-      },
-      [&](std::span<const std::int32_t> tokens) {
-        Chunk chunk{session.back().id(), tokens};
-        const bool in_prompt = prompt_left > 0;
-        if (in_prompt) {
-          prompt_left -= std::ssize(tokens);
-          chunk.prompt_left = prompt_left;
+      data, options, engine.model().config().vocab_size,
+      [&](std::span<const std::int32_t> tokens, const TakeLogits& take, Perplexity& out) {
+        DocumentPasses passes(engine, tokens, options.chunk_size);
+        while (!passes.done()) {
+          const std::int64_t first = passes.position();
+          take(first, passes.next());
         }
-        const std::span<const float> logits = engine.run({&chunk, 1}, Logits::all);
-        if (in_prompt && prompt_left == 0) engine.cache().end_prompt(session.back().id());
-        return logits;
-      },
-      [&](Perplexity& out) {
-        keep_largest(out.bytes, engine.cache().bytes(session.back().id()));
-        session.clear();
+        out.cost.n_tokens += passes.cost().n_tokens;
+        out.cost.seconds += passes.cost().seconds;
+        keep_largest(out.bytes, passes.bytes());
       });
 }
 
 Perplexity measure_perplexity(const Model& model, const EvalData& data,
                               const EvalOptions& options) {
-  std::vector<float> logits;
-  const std::int64_t whole = size_of(data.heldout) + 1;
   return score_documents(
-      data, options, model.config().vocab_size, whole, [](std::int64_t) {},
-      [&](std::span<const std::int32_t> tokens) {
-        logits = model.forward_dense(tokens);
-        return std::span<const float>(logits);
-      },
-      [](Perplexity&) {});
+      data, options, model.config().vocab_size,
+      [&](std::span<const std::int32_t> tokens, const TakeLogits& take, Perplexity& out) {
+        std::vector<float> logits;
+        {
+          Timer timer(out.cost);
+          logits = model.forward_dense(tokens.first(tokens.size() - 1));
+        }
+        out.cost.n_tokens += std::ssize(tokens) - 1;
+        take(0, logits);
+      });
 }
 
 Recall measure_recall(Engine& engine, const EvalData& data, const EvalOptions& options) {

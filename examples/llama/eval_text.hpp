@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,10 @@ struct EvalOptions {
   std::int64_t max_contexts = 0;   ///< of EvalData::recall; 0: all
   std::int32_t batch = 24;         ///< questions answered at once, each in a fork of the context
   Progress progress = {};
+  /// Perplexity also hands on the logits [n, vocab_size] that follow tokens first..first+n-1 of a
+  /// document; may be empty.
+  std::function<void(std::size_t document, std::int64_t first, std::span<const float> logits)>
+      logits = {};
 };
 
 /// Room a cache needs for everything in an evaluation set.
@@ -54,6 +59,34 @@ struct Cost {
   }
 };
 
+/// Takes the logits [n, vocab_size] that follow tokens first..first+n-1 of a document; they are
+/// gone after the call.
+using TakeLogits = std::function<void(std::int64_t first, std::span<const float> logits)>;
+
+/// Runs all tokens of a document but the last, which predicts nothing that is known, through a new
+/// sequence of the cache, one pass at a time. Policies that judge at the end of a prompt do so in
+/// the middle, so that only the second half can suffer.
+class DocumentPasses {
+ public:
+  /// `tokens` must stay. Throws invalid_argument for a chunk_size below 1, and what Engine::open
+  /// throws.
+  DocumentPasses(Engine& engine, std::span<const std::int32_t> tokens, std::int64_t chunk_size);
+
+  bool done() const noexcept { return position_ >= n_; }
+  std::int64_t position() const noexcept { return position_; }  ///< tokens run
+  /// Runs the next tokens and returns the logits behind each of them, valid until the engine's next
+  /// pass; nothing when done. Throws what Engine::run throws.
+  std::span<const float> next();
+  const Cost& cost() const noexcept { return cost_; }
+  kvcodec::CacheBytes bytes() const;  ///< of the sequence as it is now
+
+ private:
+  Session session_;
+  std::span<const std::int32_t> tokens_;
+  std::int64_t chunk_size_, n_, prompt_, position_ = 0;
+  Cost cost_;
+};
+
 struct Perplexity {
   Surprise all;  ///< every byte but the first of each document
   Surprise filler;
@@ -64,8 +97,7 @@ struct Perplexity {
   double perplexity() const noexcept;  ///< 2 ^ all.bits_per_byte()
 };
 
-/// Scores the documents through the cache. Policies that judge at the end of a prompt do so in the
-/// middle of each document, so that only its second half can suffer.
+/// Scores the documents through the cache, each by DocumentPasses.
 Perplexity measure_perplexity(Engine& engine, const EvalData& data, const EvalOptions& options);
 /// The same without a cache, by forward_dense().
 Perplexity measure_perplexity(const Model& model, const EvalData& data, const EvalOptions& options);

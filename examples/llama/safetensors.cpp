@@ -181,12 +181,15 @@ void TensorStore::add_file(const fs::path& path) {
   }
 }
 
-TensorStore TensorStore::open(const fs::path& folder) {
+TensorStore TensorStore::open_file(const fs::path& file) {
   TensorStore store;
-  if (fs::exists(folder / "model.safetensors")) {
-    store.add_file(folder / "model.safetensors");
-    return store;
-  }
+  store.add_file(file);
+  return store;
+}
+
+TensorStore TensorStore::open(const fs::path& folder) {
+  if (fs::exists(folder / "model.safetensors")) return open_file(folder / "model.safetensors");
+  TensorStore store;
   const fs::path index_path = folder / "model.safetensors.index.json";
   std::ifstream in(index_path, std::ios::binary);
   if (!in) {

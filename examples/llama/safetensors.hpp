@@ -28,6 +28,8 @@ class TensorStore {
   /// Throws invalid_argument if the folder holds no model, corrupt_data if a header is damaged or
   /// does not match its file.
   static TensorStore open(const std::filesystem::path& folder);
+  /// The tensors of a single file.
+  static TensorStore open_file(const std::filesystem::path& file);
 
   bool contains(const std::string& name) const { return tensors_.count(name) != 0; }
   const std::map<std::string, TensorInfo>& tensors() const noexcept { return tensors_; }

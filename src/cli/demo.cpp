@@ -12,10 +12,16 @@
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/core/options.hpp"
 #include "src/cli/commands.hpp"
-#include "src/cli/measure.hpp"
+#include "src/eval/measure.hpp"
 
 namespace kvcodec::cli {
 namespace {
+
+using eval::check_plans;
+using eval::kBatchTokens;
+using eval::MeasureOptions;
+using eval::NamedPlan;
+using eval::PlanResult;
 
 namespace fs = std::filesystem;
 
@@ -87,7 +93,7 @@ std::vector<NamedPlan> all_plans(const fs::path& folder) {
 }
 
 std::vector<NamedPlan> plans_of(const Options& options, const fs::path& folder) {
-  if (!options.plans.empty()) return named_plans(split_options(options.plans, '|'));
+  if (!options.plans.empty()) return eval::named_plans(split_options(options.plans, '|'));
   return options.all ? all_plans(folder) : default_plans();
 }
 
@@ -191,7 +197,7 @@ int demo(const Options& options) {
     const std::string what =
         "[" + std::to_string(i + 1) + "/" + std::to_string(plans.size()) + "] " + plans[i].name;
     results.push_back(
-        measure_plan(models.with(plans[i].weights), data, plans[i], measure, progress, what));
+        eval::measure_plan(models.with(plans[i].weights), data, plans[i], measure, progress, what));
   }
   const Uncached uncached = without_cache(model, prompt.prompt);
   progress.clear();
@@ -200,15 +206,17 @@ int demo(const Options& options) {
               folder.filename().c_str(), count_text(model.n_parameters()).c_str(),
               model.config().n_layers, model.config().n_kv_heads, model.config().head_dim,
               pool.n_threads(), cpu_isa());
-  std::printf("%s", results_table(results, measure.budget).c_str());
+  Json rows = Json::array();
+  for (const PlanResult& r : results) rows.push_back(eval::to_json(r));
+  eval::add_deltas(rows);
+  std::printf("%s", eval::results_table(rows, measure.budget).c_str());
   std::printf("without any KV cache: %.1f tokens per s\n", uncached.tokens_per_s);
-  std::printf("times smaller and change are against %s\n", baseline_of(results).name.c_str());
+  std::printf("times smaller and change are against %s\n",
+              rows[eval::baseline_of(rows)]["name"].get<std::string>().c_str());
   print_texts(prompt, results);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   std::printf("\n%.0f s\n", seconds.count());
 
-  Json rows = Json::array();
-  for (const PlanResult& r : results) rows.push_back(to_json(r, baseline_of(results)));
   write_json(options.json, {{"command", "demo"},
                             {"version", KVCODEC_VERSION},
                             {"model", folder.string()},

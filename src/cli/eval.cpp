@@ -1,5 +1,6 @@
 // kvcodec eval: plans on a model folder, or on captured keys, values and queries.
 #include <cstdio>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -11,9 +12,9 @@
 #include "kvcodec/plan/plan.hpp"
 #include "src/cli/commands.hpp"
 #include "src/cli/eval_synthetic.hpp"
-#include "src/cli/kv_eval.hpp"
-#include "src/cli/measure.hpp"
-#include "src/verify/npy.hpp"
+#include "src/eval/distribution.hpp"
+#include "src/eval/evaluate.hpp"
+#include "src/eval/kv_eval.hpp"
 
 namespace kvcodec::cli {
 namespace {
@@ -21,106 +22,185 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string model;
   std::string kv;
-  std::string text;
-  std::string tokens;
-  std::string budget = "1GiB";
+  std::string report;
   std::string json;
+  std::string budget = "1GiB";
   std::vector<std::string> plans;
-  llama::EvalOptions eval;
+  std::vector<std::string> skip;
+  eval::EvaluateOptions eval;
+  SyntheticCommand synthetic;
   int threads = 0;
 };
 
-std::vector<NamedPlan> plans_of(const Options& options) {
-  if (!options.plans.empty()) return named_plans(options.plans);
-  return named_plans({"kv=f16", "kv=int8", "kv=nqkv:g64", "kv=nqsym:g64", "kv=hadamard+nqkv:g64"});
+/// A plan by its own text, or the contents of a file of JSON by the file's name.
+eval::NamedPlan read_plan(const std::string& plan) {
+  if (!plan.ends_with(".json")) return {plan, plan};
+  std::ifstream in(plan, std::ios::binary);
+  if (!in || fs::is_directory(plan)) {
+    throw invalid_argument(bad_value("eval", "--plan", plan, "a readable file of JSON"));
+  }
+  return {fs::path(plan).filename().string(), {std::istreambuf_iterator<char>(in), {}}};
 }
 
-/// The bytes of a file as held-out text, in documents as long as the model allows, up to 2048.
-llama::EvalData text_data(const std::string& file, const llama::Config& config) {
-  std::ifstream in(file, std::ios::binary);
-  if (!in || fs::is_directory(file)) {
-    throw invalid_argument(bad_value("eval", "--text", file, "a readable file"));
+std::vector<eval::NamedPlan> plans_of(const Options& options) {
+  if (options.plans.empty()) {
+    return eval::named_plans(
+        {"kv=f16", "kv=int8", "kv=nqkv:g64", "kv=nqsym:g64", "kv=hadamard+nqkv:g64"});
   }
-  llama::EvalData data;
-  data.heldout.assign(std::istreambuf_iterator<char>(in), {});
-  const auto size = static_cast<std::int64_t>(data.heldout.size());
-  if (size < 2) throw invalid_argument("eval: --text " + file + " holds less than 2 bytes");
-  const std::int64_t longest = std::min<std::int64_t>(2048, config.max_position);
-  for (std::int64_t begin = 0; begin + 1 < size; begin += longest) {
-    data.documents.push_back({begin, std::min(size, begin + longest)});
+  std::vector<eval::NamedPlan> plans;
+  for (const std::string& plan : options.plans) plans.push_back(read_plan(plan));
+  return plans;
+}
+
+std::string now() {
+  const std::time_t seconds = std::time(nullptr);
+  char text[32];
+  std::tm utc{};
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", ::gmtime_r(&seconds, &utc));
+  return text;
+}
+
+/// What heads the JSON of both kinds of evaluation.
+Json envelope(const char* source, const std::string& name, const ThreadPool& pool) {
+  return {{"command", "eval"}, {"version", KVCODEC_VERSION},  {source, name},
+          {"isa", cpu_isa()},  {"threads", pool.n_threads()}, {"date", now()}};
+}
+
+/// Writes the results where they are wanted.
+void write_results(const Options& options, const Json& results) {
+  write_json(options.json, results);
+  if (options.report.empty()) return;
+  write_json((fs::path(options.report) / "report.json").string(), results);
+}
+
+/// Makes the folder of the report and checks that results can be written, before any work.
+void prepare_output(const Options& options) {
+  check_writable(options.json);
+  if (options.report.empty()) return;
+  std::error_code failed;
+  fs::create_directories(options.report, failed);
+  if (failed) {
+    throw invalid_argument(
+        bad_value("eval", "--report", options.report, "a folder, or the name of a new one"));
   }
-  return data;
+  check_writable((fs::path(options.report) / "report.json").string());
+}
+
+/// Where results are kept as they come: in the folder of the report, or beside the JSON file.
+fs::path journal_of(const Options& options) {
+  if (!options.report.empty()) return fs::path(options.report) / "journal.jsonl";
+  return options.json.empty() ? fs::path() : fs::path(options.json + ".journal.jsonl");
 }
 
 int eval_model(const Options& options) {
-  MeasureOptions measure;
-  measure.eval = options.eval;
-  measure.budget = parse_bytes(options.budget);
+  eval::EvaluateOptions own = options.eval;
+  own.measure.budget = parse_bytes(options.budget);
+  own.plans = plans_of(options);
+  own.skip = {options.skip.begin(), options.skip.end()};
+  own.journal = journal_of(options);
+  if (own.resume && own.journal.empty()) {
+    throw invalid_argument("eval: --resume needs the --report or --json of the run it continues");
+  }
   ThreadPool pool(options.threads);
-  const llama::Model model = llama::Model::load(options.model, pool.executor());
-  const std::vector<NamedPlan> plans = plans_of(options);
-  check_plans(plans, model.head_shape(), model.config().n_layers);
   ProgressLine progress;
-  std::vector<PlanResult> results;
-  llama::EvalData data;
-  std::vector<std::int32_t> ids;
-  if (!options.tokens.empty()) {
-    ids = read_tokens(options.tokens, model.config());
-  } else {
-    data = options.text.empty() ? llama::read_eval(options.model)
-                                : text_data(options.text, model.config());
-  }
-  for (const NamedPlan& plan : plans) {
-    results.push_back(ids.empty() ? measure_plan(model, data, plan, measure, progress, plan.name)
-                                  : measure_tokens(model, ids, plan, measure, progress, plan.name));
-  }
+  const Json measured = eval::evaluate_model(own, pool.executor(), progress);
   progress.clear();
-  std::printf("%s\n", results_table(results, measure.budget).c_str());
-  Json rows = Json::array();
-  for (const PlanResult& r : results) rows.push_back(to_json(r, baseline_of(results)));
-  write_json(options.json, {{"command", "eval"},
-                            {"version", KVCODEC_VERSION},
-                            {"model", options.model},
-                            {"isa", cpu_isa()},
-                            {"threads", pool.n_threads()},
-                            {"budget_bytes", measure.budget},
-                            {"chunk_size", measure.eval.chunk_size},
-                            {"plans", rows}});
+  const Json& rows = measured["plans"];
+  std::printf("%s\n%s", eval::results_table(rows, own.measure.budget).c_str(),
+              eval::quality_table(rows).c_str());
+  Json results = envelope("model", own.model.string(), pool);
+  results["budget_bytes"] = own.measure.budget;
+  results["chunk_size"] = own.measure.eval.chunk_size;
+  results.update(measured);
+  write_results(options, results);
   return 0;
 }
 
 int eval_kv(const Options& options) {
   ThreadPool pool(options.threads);
-  const Captured data = read_captured(options.kv);
-  const std::vector<NamedPlan> plans = plans_of(options);
-  check_plans(plans, data.shape, static_cast<std::int32_t>(data.n_layers));
+  const eval::Captured data = eval::read_captured(options.kv);
+  const std::vector<eval::NamedPlan> plans = plans_of(options);
+  eval::check_plans(plans, data.shape, static_cast<std::int32_t>(data.n_layers));
   ProgressLine progress;
-  std::vector<KvResult> results;
+  progress.expect(static_cast<double>(plans.size()));
+  std::vector<eval::KvResult> results;
   Json rows = Json::array();
-  for (const NamedPlan& p : plans) {
-    progress.show(p.plan, std::ssize(results), std::ssize(plans));
-    results.push_back(eval_captured(data, p.plan, pool.executor()));
-    rows.push_back(to_json(results.back(), data));
+  for (const eval::NamedPlan& p : plans) {
+    progress.begin_part(1.0);
+    progress.show(p.name, 0, 1);
+    results.push_back(eval::eval_captured(data, p.plan, pool.executor()));
+    results.back().plan = p.name;
+    rows.push_back(eval::to_json(results.back(), data));
+    rows.back()["name"] = p.name;
+    rows.back()["plan"] = p.plan;
   }
   progress.clear();
   std::printf("%s: %lld layers, %d KV heads, %d query heads of %d, %lld tokens, %lld queries\n\n%s",
               options.kv.c_str(), static_cast<long long>(data.n_layers), data.shape.n_kv_heads,
               data.shape.n_q_heads, data.shape.head_dim, static_cast<long long>(data.n_tokens),
-              static_cast<long long>(data.n_queries), results_table(results, data).c_str());
-  write_json(options.json, {{"command", "eval"},
-                            {"version", KVCODEC_VERSION},
-                            {"kv", options.kv},
-                            {"isa", cpu_isa()},
-                            {"layers", data.n_layers},
-                            {"kv_heads", data.shape.n_kv_heads},
-                            {"query_heads", data.shape.n_q_heads},
-                            {"head_dim", data.shape.head_dim},
-                            {"tokens", data.n_tokens},
-                            {"queries", data.n_queries},
-                            {"plans", rows}});
+              static_cast<long long>(data.n_queries), eval::results_table(results, data).c_str());
+  Json out = envelope("kv", options.kv, pool);
+  out.update({{"layers", data.n_layers},
+              {"kv_heads", data.shape.n_kv_heads},
+              {"query_heads", data.shape.n_q_heads},
+              {"head_dim", data.shape.head_dim},
+              {"tokens", data.n_tokens},
+              {"queries", data.n_queries},
+              {"plans", rows},
+              {"distributions", eval::to_json(eval::distributions(data))}});
+  write_results(options, out);
   return 0;
+}
+
+int eval_synthetic(const Options& options) {
+  SyntheticCommand command = options.synthetic;
+  if (!options.eval.lengths.empty()) command.options.lengths = options.eval.lengths;
+  if (!options.plans.empty()) command.plans = plans_of(options);
+  ThreadPool pool(options.threads);
+  Json results = envelope("synthetic", command.options.kv_model, pool);
+  results.update(run(command, pool.executor()));
+  write_results(options, results);
+  return 0;
+}
+
+void add_source(CLI::App* sub, Options& o) {
+  CLI::Option* model =
+      sub->add_option("--model", o.eval.model,
+                      "model folder (config.json, safetensors), with an eval.json or --text");
+  sub->add_option("--kv", o.kv, "folder with k.npy, v.npy and q.npy, or a .safetensors file")
+      ->excludes(model);
+  CLI::Option* text = sub->add_option("--text", o.eval.text, "text to score instead of eval.json");
+  text->needs(model);
+  sub->add_option("--tokens", o.eval.tokens, "token ids to score, a .npy of integers")
+      ->needs(model)
+      ->excludes(text);
+  sub->add_option("--capture", o.eval.capture,
+                  "also write K, V and Q of the first document to this folder, for --kv")
+      ->needs(model);
+}
+
+void add_work(CLI::App* sub, Options& o) {
+  llama::EvalOptions& eval = o.eval.measure.eval;
+  sub->add_option("--chunk", eval.chunk_size, "tokens per pass; they see each other exactly")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  sub->add_option("--documents", eval.max_documents, "to score; 0: all")
+      ->check(CLI::Range(0, 1 << 30));
+  sub->add_option("--contexts", eval.max_contexts, "for recall, of eval.json; 0: all")
+      ->check(CLI::Range(0, 1 << 30));
+  sub->add_option("--lengths", o.eval.lengths,
+                  "tokens of retrieval and latency (default: 512,1024,2048 as far as it goes)")
+      ->delimiter(',');
+  sub->add_option("--depths", o.eval.retrieval.depths, "of needles, 0: start, 1: end")
+      ->delimiter(',')
+      ->capture_default_str();
+  sub->add_option("--repeats", o.eval.retrieval.contexts, "retrieval contexts per length and depth")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  sub->add_option("--skip", o.skip, "leave out parts")
+      ->delimiter(',')
+      ->check(CLI::IsMember(eval::parts()));
 }
 
 }  // namespace
@@ -128,43 +208,27 @@ int eval_kv(const Options& options) {
 void add_eval(CLI::App& app, Run& run) {
   const auto options = std::make_shared<Options>();
   CLI::App* sub = app.add_subcommand("eval", "Measures plans on a model or on captured K, V and Q");
-  CLI::Option* model = sub->add_option("--model", options->model,
-                                       "model folder (config.json, safetensors) with an eval.json");
-  CLI::Option* kv = sub->add_option("--kv", options->kv, "folder with k.npy, v.npy and q.npy");
-  kv->excludes(model);
-  sub->add_option("--plan", options->plans, "may be repeated\n" + plan_help());
-  CLI::Option* text =
-      sub->add_option("--text", options->text, "text to score instead of eval.json (byte models)");
-  text->needs(model);
-  sub->add_option("--tokens", options->tokens, "token ids to score, a .npy of integers")
-      ->needs(model)
-      ->excludes(text);
-  sub->add_option("--chunk", options->eval.chunk_size,
-                  "tokens per pass; they see each other exactly")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  sub->add_option("--documents", options->eval.max_documents, "of eval.json; 0: all")
-      ->check(CLI::Range(0, 1 << 30));
-  sub->add_option("--contexts", options->eval.max_contexts, "for recall, of eval.json; 0: all")
-      ->check(CLI::Range(0, 1 << 30));
+  add_source(sub, *options);
+  sub->add_option("--plan", options->plans,
+                  "may be repeated; or a plan file *.json\n" + plan_help());
+  add_work(sub, *options);
   sub->add_option("--budget", options->budget, "memory for context and batch")
       ->capture_default_str();
   sub->add_option("--threads", options->threads, "0: one per hardware thread")
       ->check(CLI::Range(0, 1024));
   sub->add_option("--json", options->json, "also write the results to this file");
-  const auto synthetic = add_synthetic(*sub);
-  sub->callback([options, synthetic, &run] {
-    if (synthetic->on) {
-      run = [options, synthetic] {
-        return eval_synthetic(*synthetic, options->plans, options->threads, options->json);
-      };
-      return;
-    }
-    if (options->model.empty() == options->kv.empty()) {
+  sub->add_option("--report", options->report, "also write a report to this folder");
+  sub->add_flag("--resume", options->eval.resume, "go on with an interrupted run of this report");
+  add_synthetic(*sub, options->synthetic);
+  sub->callback([options, &run] {
+    const int n_sources =
+        int{!options->eval.model.empty()} + int{!options->kv.empty()} + int{options->synthetic.on};
+    if (n_sources != 1) {
       throw CLI::ValidationError("eval", "needs --model DIR or --kv DIR or --synthetic");
     }
     run = [options] {
-      check_writable(options->json);
+      prepare_output(*options);
+      if (options->synthetic.on) return eval_synthetic(*options);
       return options->kv.empty() ? eval_model(*options) : eval_kv(*options);
     };
   });

@@ -2,12 +2,6 @@
 
 #include <cstdio>
 
-#include "kvcodec/attend/cpu_isa.hpp"
-#include "kvcodec/core/error.hpp"
-#include "kvcodec/core/options.hpp"
-#include "kvcodec/plan/plan.hpp"
-#include "src/cli/output.hpp"
-
 namespace kvcodec::cli {
 namespace {
 
@@ -17,8 +11,8 @@ using eval::SyntheticScore;
 using eval::TaskKind;
 
 /// Methods, from the largest to the smallest; evictions at several ratios last.
-const std::vector<std::string>& default_plans() {
-  static const std::vector<std::string> plans = {
+std::vector<eval::NamedPlan> default_plans() {
+  return eval::named_plans({
       "kv=f16",
       "kv=int8",
       "kv=fp8:row",
@@ -42,21 +36,7 @@ const std::vector<std::string>& default_plans() {
       "kv=f16,policy=keydiff:r0.5",
       "kv=f16,policy=knorm:r0.5",
       "kv=codebook:t0.9",
-  };
-  return plans;
-}
-
-std::vector<std::int64_t> parse_lengths(const std::string& text) {
-  std::vector<std::int64_t> lengths;
-  for (const std::string& part : split_options(text, ',')) {
-    long n = 0;
-    if (!parse_int(part, 1024, 1 << 20, n)) {
-      throw invalid_argument(bad_value("eval", "--lengths", text,
-                                       "numbers of 1024..1048576, as in 4096,131072"));
-    }
-    lengths.push_back(n);
-  }
-  return lengths;
+  });
 }
 
 /// Of one task over all depths.
@@ -94,9 +74,8 @@ Json to_json(const SyntheticResult& r, bool exact) {
   for (const SyntheticLength& l : r.lengths) {
     if (!l.run) continue;
     if (longest == nullptr || l.length > longest->length) longest = &l;
-    Json row = {{"length", l.length},
-                {"out_err_mean", l.out_err_mean},
-                {"out_err_worst", l.out_err_worst}};
+    Json row = {
+        {"length", l.length}, {"out_err_mean", l.out_err_mean}, {"out_err_worst", l.out_err_worst}};
     if (!exact) {
       row["kv_bytes"] = l.bytes;
       row["bits_per_value"] = l.payload_bits;
@@ -104,7 +83,7 @@ Json to_json(const SyntheticResult& r, bool exact) {
     }
     lengths.push_back(row);
   }
-  Json j = {{"name", r.plan}, {"plan", exact ? Json() : Json(r.plan)}};
+  Json j = {{"name", r.name}, {"plan", exact ? Json() : Json(r.plan)}};
   if (longest != nullptr && !exact) {
     j["bits_per_value"] = longest->payload_bits;
     j["bits_per_value_all"] = longest->bits_all;
@@ -132,12 +111,12 @@ std::string length_table(const std::vector<SyntheticResult>& results, std::size_
   for (const SyntheticResult& r : results) {
     const SyntheticLength& l = r.lengths[at];
     if (!l.run) {
-      rows.push_back({r.plan, "not run"});
+      rows.push_back({r.name, "not run"});
       continue;
     }
     const bool exact = l.bytes == 0;
     const SyntheticScore pairs = total(l, TaskKind::key_value);
-    rows.push_back({r.plan, exact ? "-" : format("%.2f", l.payload_bits),
+    rows.push_back({r.name, exact ? "-" : format("%.2f", l.payload_bits),
                     exact ? "-" : format("%.2f", l.bits_all), exact ? "-" : bytes_text(l.bytes),
                     percent(total(l, TaskKind::needle)), percent(total(l, TaskKind::multi_needle)),
                     percent(pairs), format("%.2f", pairs.mass), format("%.3f", l.out_err_mean),
@@ -148,39 +127,30 @@ std::string length_table(const std::vector<SyntheticResult>& results, std::size_
 
 }  // namespace
 
-std::shared_ptr<SyntheticCommand> add_synthetic(CLI::App& eval) {
-  auto command = std::make_shared<SyntheticCommand>();
-  CLI::Option* on = eval.add_flag("--synthetic", command->on,
+void add_synthetic(CLI::App& eval, SyntheticCommand& command) {
+  CLI::Option* on = eval.add_flag("--synthetic", command.on,
                                   "no model: facts planted in keys and values made by a formula");
-  eval.add_option("--lengths", command->lengths, "tokens of synthetic contexts")
-      ->needs(on)
-      ->capture_default_str();
-  eval.add_option("--kv-model", command->options.kv_model,
+  eval.add_option("--kv-model", command.options.kv_model,
                   "what synthetic keys look like: " + eval::kv_model_names())
       ->needs(on)
       ->capture_default_str();
-  eval.add_option("--repeat", command->options.contexts, "synthetic contexts per length")
+  eval.add_option("--synthetic-contexts", command.options.contexts, "synthetic contexts per length")
       ->needs(on)
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  eval.add_option("--seed", command->options.seed, "of synthetic contexts")
+  eval.add_option("--seed", command.options.seed, "of synthetic contexts")
       ->needs(on)
       ->capture_default_str();
-  return command;
 }
 
-int eval_synthetic(const SyntheticCommand& command, const std::vector<std::string>& plans,
-                   int threads, const std::string& json) {
-  check_writable(json);
+Json run(const SyntheticCommand& command, const Executor& executor) {
   eval::SyntheticOptions options = command.options;
-  options.lengths = parse_lengths(command.lengths);
-  ThreadPool pool(threads);
   ProgressLine progress;
   options.progress = [&](std::int64_t done, std::int64_t all) {
     progress.show("synthetic", done, all);
   };
-  const std::vector<SyntheticResult> results =
-      eval::run_synthetic(plans.empty() ? default_plans() : plans, options, pool.executor());
+  const std::vector<SyntheticResult> results = eval::run_synthetic(
+      command.plans.empty() ? default_plans() : command.plans, options, executor);
   progress.clear();
   Json rows = Json::array();
   for (const SyntheticResult& r : results) rows.push_back(to_json(r, &r == &results.front()));
@@ -188,17 +158,11 @@ int eval_synthetic(const SyntheticCommand& command, const std::vector<std::strin
     std::printf("%s tokens, keys \"%s\"\n\n%s\n", count_text(options.lengths[at]).c_str(),
                 options.kv_model.c_str(), length_table(results, at).c_str());
   }
-  write_json(json, {{"command", "eval"},
-                    {"version", KVCODEC_VERSION},
-                    {"synthetic", options.kv_model},
-                    {"isa", cpu_isa()},
-                    {"threads", pool.n_threads()},
-                    {"seed", options.seed},
-                    {"contexts", options.contexts},
-                    {"lengths", options.lengths},
-                    {"baseline", "exact"},
-                    {"plans", rows}});
-  return 0;
+  return {{"seed", options.seed},
+          {"contexts", options.contexts},
+          {"lengths", options.lengths},
+          {"baseline", "exact"},
+          {"plans", rows}};
 }
 
 }  // namespace kvcodec::cli

@@ -2,10 +2,9 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <memory>
-#include <string>
 #include <vector>
 
+#include "src/cli/output.hpp"
 #include "src/eval/synthetic.hpp"
 
 namespace kvcodec::cli {
@@ -13,15 +12,14 @@ namespace kvcodec::cli {
 /// What `kvcodec eval` says about synthetic contexts.
 struct SyntheticCommand {
   bool on = false;
-  std::string lengths = "4096,16384,65536,131072";
   eval::SyntheticOptions options;
+  std::vector<eval::NamedPlan> plans;  ///< empty: the main methods
 };
 
-/// Declares --synthetic and the options that only it uses.
-std::shared_ptr<SyntheticCommand> add_synthetic(CLI::App& eval);
+/// Declares --synthetic and the options that only it uses; `command` must outlive the parsing.
+void add_synthetic(CLI::App& eval, SyntheticCommand& command);
 
-/// Runs it; no plans: a list of the main methods. Writes `json` unless that is empty.
-int eval_synthetic(const SyntheticCommand& command, const std::vector<std::string>& plans,
-                   int threads, const std::string& json);
+/// Runs it, prints the tables and returns what belongs into report.json beside the envelope.
+Json run(const SyntheticCommand& command, const Executor& executor);
 
 }  // namespace kvcodec::cli

@@ -123,8 +123,25 @@ std::string one_line(const std::string& text, std::size_t width) {
   return line;
 }
 
+std::string time_text(double seconds) {
+  if (seconds < 99.5) return format("%.0f s", seconds);
+  return seconds < 99.5 * 60 ? format("%.0f min", seconds / 60) : format("%.1f h", seconds / 3600);
+}
+
+double WorkEstimate::seconds_left(double share, double elapsed) const {
+  constexpr double kLeastShare = 0.02;  // of the whole, below which a guess would be wild
+  const double done = (done_ + part_ * share) / total_;
+  if (!(total_ > 0.0) || done < kLeastShare) return -1.0;
+  return std::max(0.0, elapsed * (1.0 - done) / done);
+}
+
 ProgressLine::ProgressLine()
     : terminal_(::isatty(STDERR_FILENO) != 0), start_(std::chrono::steady_clock::now()) {}
+
+void ProgressLine::expect(double units) {
+  estimate_ = WorkEstimate(units);
+  expected_ = std::chrono::steady_clock::now();
+}
 
 void ProgressLine::show(const std::string& what, std::int64_t done, std::int64_t total) {
   using std::chrono::milliseconds;
@@ -133,7 +150,11 @@ void ProgressLine::show(const std::string& what, std::int64_t done, std::int64_t
   last_ = now;
   shown_ = true;
   const int percent = total > 0 ? static_cast<int>(100 * done / total) : 0;
-  std::fprintf(stderr, "\r\033[K%s: %d %%", what.c_str(), percent);
+  const double share = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 0.0;
+  const std::chrono::duration<double> elapsed = now - expected_;
+  const double left = estimate_.seconds_left(share, elapsed.count());
+  const std::string tail = left < 0.0 ? "" : ", " + time_text(left) + " left";
+  std::fprintf(stderr, "\r\033[K%s: %d %%%s", what.c_str(), percent, tail.c_str());
   std::fflush(stderr);
 }
 

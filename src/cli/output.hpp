@@ -36,6 +36,28 @@ std::int64_t parse_bytes(const std::string& text);
 /// `text` on one line of printable ASCII, at most `width` characters.
 std::string one_line(const std::string& text, std::size_t width);
 
+/// "40 s", "12 min", "3.5 h"
+std::string time_text(double seconds);
+
+/// Time left of work that is counted in units of the caller's.
+class WorkEstimate {
+ public:
+  explicit WorkEstimate(double total = 0.0) : total_(total) {}
+
+  /// The part before is done; the next one is so many units.
+  void begin_part(double units) {
+    done_ += part_;
+    part_ = units;
+  }
+
+  /// Seconds left with a share of 0..1 of the part done, `elapsed` seconds after the start; below 0
+  /// where it is too early to say, or no total is known.
+  double seconds_left(double share, double elapsed) const;
+
+ private:
+  double total_, done_ = 0.0, part_ = 0.0;
+};
+
 /// One line on the terminal that is rewritten in place; silent unless stderr is a terminal and
 /// the work has taken a second.
 class ProgressLine {
@@ -45,13 +67,19 @@ class ProgressLine {
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;
 
+  /// All work to come, from now on; lines then end in the time left.
+  void expect(double units);
+  /// The next lines are about a part of so many units, and the part before is done.
+  void begin_part(double units) { estimate_.begin_part(units); }
+
   void show(const std::string& what, std::int64_t done, std::int64_t total);
   void clear();
 
  private:
   bool terminal_;
   bool shown_ = false;
-  std::chrono::steady_clock::time_point start_, last_;
+  std::chrono::steady_clock::time_point start_, last_, expected_;
+  WorkEstimate estimate_;
 };
 
 }  // namespace kvcodec::cli

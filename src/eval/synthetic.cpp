@@ -23,9 +23,10 @@ static_assert(kShape.n_q_heads == kShape.n_kv_heads);
 
 /// What one way of attending gave, per query and head.
 struct Answers {
-  std::vector<double> out;   ///< [n_queries, n_heads, head_dim]
-  std::vector<double> lse;   ///< [n_queries, n_heads]
-  std::vector<double> fact;  ///< log-sums of facts alone, in the order they are asked, [.., n_heads]
+  std::vector<double> out;  ///< [n_queries, n_heads, head_dim]
+  std::vector<double> lse;  ///< [n_queries, n_heads]
+  std::vector<double>
+      fact;  ///< log-sums of facts alone, in the order they are asked, [.., n_heads]
 };
 
 /// Exact attention, row after row.
@@ -38,7 +39,8 @@ class ExactAttention {
     answers_.lse.assign(n, kNone);
     largest_.assign(n, kNone);
     sum_.assign(n, 0.0);
-    for (const Planted& p : context.queries()) first_fact_.push_back(n_facts_), n_facts_ += p.facts.size();
+    for (const Planted& p : context.queries())
+      first_fact_.push_back(n_facts_), n_facts_ += p.facts.size();
     answers_.fact.assign(n_facts_ * kHeads, kNone);
   }
 
@@ -187,10 +189,11 @@ class PlanRun {
     const std::vector<std::int64_t> indptr = {0, n};
     const Queries queries{q.data(), indptr.data(), pos.data(), nullptr, nullptr};
     const int n_workers = executor.run == nullptr ? 1 : executor.n_workers;
-    const Status status = kvcodec::attend(
-        view, queries, out.data(), lse.data(), options,
-        work_.bytes(attend_workspace_bytes(view, queries, n_workers)), executor);
-    if (status != Status::ok) throw error(std::string("synthetic: attention: ") + to_string(status));
+    const Status status =
+        kvcodec::attend(view, queries, out.data(), lse.data(), options,
+                        work_.bytes(attend_workspace_bytes(view, queries, n_workers)), executor);
+    if (status != Status::ok)
+      throw error(std::string("synthetic: attention: ") + to_string(status));
     for (std::size_t row = 0; row < pos.size() * kHeads; ++row) {
       layer.v.transform.output(kShape.head_dim, static_cast<int>(row % kHeads),
                                out.data() + row * kDim);
@@ -228,12 +231,10 @@ class Judge {
         to.out_err_worst = std::max(to.out_err_worst, error);
         const std::vector<std::int32_t> nearest = nearest_facts(answers, row, p.facts.size());
         for (std::size_t f = 0; f < p.facts.size(); ++f) {
-          const double mass =
-              std::exp(answers.fact[(fact + f) * kHeads + h] - answers.lse[row]);
+          const double mass = std::exp(answers.fact[(fact + f) * kHeads + h] - answers.lse[row]);
           score.mass += mass;
           ++score.asked;
-          const bool found =
-              std::find(nearest.begin(), nearest.end(), p.facts[f]) != nearest.end();
+          const bool found = std::find(nearest.begin(), nearest.end(), p.facts[f]) != nearest.end();
           if (found && mass >= 0.5 / static_cast<double>(p.facts.size())) ++score.right;
         }
       }
@@ -292,13 +293,13 @@ class Judge {
 /// All plans in one context.
 class ContextRun {
  public:
-  ContextRun(const SyntheticContext& context, const std::vector<std::string>& plans,
+  ContextRun(const SyntheticContext& context, const std::vector<NamedPlan>& plans,
              const SyntheticOptions& options)
       : context_(context), exact_(context) {
-    for (const std::string& plan : plans) {
-      const bool skipped = context.n_tokens() > options.codebook_tokens &&
-                           has_codebook(config_of(plan, context));
-      runs_.push_back(skipped ? nullptr : std::make_unique<PlanRun>(plan, context));
+    for (const NamedPlan& p : plans) {
+      const bool skipped =
+          context.n_tokens() > options.codebook_tokens && has_codebook(config_of(p.plan, context));
+      runs_.push_back(skipped ? nullptr : std::make_unique<PlanRun>(p.plan, context));
     }
   }
 
@@ -368,13 +369,13 @@ void finish(SyntheticLength& l) {
 
 }  // namespace
 
-std::vector<SyntheticResult> run_synthetic(const std::vector<std::string>& plans,
+std::vector<SyntheticResult> run_synthetic(const std::vector<NamedPlan>& plans,
                                            const SyntheticOptions& options,
                                            const Executor& executor) {
   check(options);
   const KvModel model = kv_model(options.kv_model);
-  std::vector<SyntheticResult> results = {{"exact", {}}};
-  for (const std::string& plan : plans) results.push_back({plan, {}});
+  std::vector<SyntheticResult> results = {{"exact", "", {}}};
+  for (const NamedPlan& p : plans) results.push_back({p.name, p.plan, {}});
   std::int64_t total = 0, done = 0;
   for (const std::int64_t length : options.lengths) total += length * options.contexts;
   for (std::size_t at = 0; at < options.lengths.size(); ++at) {

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "kvcodec/core/executor.hpp"
+#include "src/eval/measure.hpp"
 #include "src/eval/synthetic_kv.hpp"
 
 namespace kvcodec::eval {
@@ -44,7 +45,7 @@ struct SyntheticScore {
 /// One plan at one length.
 struct SyntheticLength {
   std::int64_t length = 0;
-  bool run = false;  ///< false: see SyntheticOptions::codebook_tokens; nothing else is set
+  bool run = false;           ///< false: see SyntheticOptions::codebook_tokens; nothing else is set
   double payload_bits = 0.0;  ///< bytes of pages over all values appended, evicted ones included
   double bits_all = 0.0;      ///< all bytes over all values
   std::int64_t bytes = 0;     ///< all bytes of one layer and one context
@@ -53,14 +54,14 @@ struct SyntheticLength {
 };
 
 struct SyntheticResult {
-  std::string plan;
+  std::string name, plan;
   std::vector<SyntheticLength> lengths;  ///< in the order of the options
 };
 
 /// Runs all plans; first comes exact attention itself, under the name "exact", with no bytes. The
 /// result does not depend on the executor. Throws invalid_argument naming the option, and what a plan
 /// throws.
-std::vector<SyntheticResult> run_synthetic(const std::vector<std::string>& plans,
+std::vector<SyntheticResult> run_synthetic(const std::vector<NamedPlan>& plans,
                                            const SyntheticOptions& options,
                                            const Executor& executor);
 

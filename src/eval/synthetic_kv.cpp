@@ -21,7 +21,7 @@ constexpr double kSinkKeyNorm = 40.0;
 constexpr double kSinkValue = 0.02;
 constexpr double kValueMean = 0.2;
 constexpr std::size_t kTopics = 6;
-constexpr int kDrift = 64;             // tokens between two draws of the topics' weights
+constexpr int kDrift = 64;               // tokens between two draws of the topics' weights
 constexpr std::int64_t kFirstFact = 64;  // sinks and the tokens beside them stay as they are
 constexpr std::int64_t kLastFact = 256;  // from the end: no fact in anyone's raw window
 
@@ -100,7 +100,8 @@ void make_heavy(float* x, double share, Numbers& numbers) {
 
 std::vector<double> rope_frequencies(bool rope) {
   std::vector<double> f;
-  for (std::size_t i = 0; i < kHalf; ++i) f.push_back(rope ? std::pow(kTheta, -2.0 * static_cast<double>(i) / kDimension) : 0.0);
+  for (std::size_t i = 0; i < kHalf; ++i)
+    f.push_back(rope ? std::pow(kTheta, -2.0 * static_cast<double>(i) / kDimension) : 0.0);
   return f;
 }
 
@@ -250,8 +251,7 @@ void SyntheticContext::set_gains() {
   }
   // The sink weighs as much as all other tokens, which in turn vary with the sink's part of the query.
   for (int round = 0; round < 20; ++round) {
-    const double more =
-        kQueryNoise * kQueryNoise * width + sink_gain_ * sink_gain_ * sink_spread;
+    const double more = kQueryNoise * kQueryNoise * width + sink_gain_ * sink_gain_ * sink_spread;
     const double m = kPerGroup;
     gain_[0] = smallest_gain(n, signal, width * width, more, odds);
     gain_[1] = smallest_gain(n, signal, m * width * width, more, odds - std::log(m));
@@ -399,7 +399,8 @@ std::vector<float> SyntheticContext::plain_queries(std::int64_t n) const {
       Numbers numbers(seed_, use(Use::plain), index, i);
       add_background(h, numbers.bits(), row);
       const std::vector<float> u = numbers.gauss(kDim);
-      for (std::size_t c = 0; c < kDim; ++c) row[c] += static_cast<float>(gain_[0]) * u[c] / h.scale[c];
+      for (std::size_t c = 0; c < kDim; ++c)
+        row[c] += static_cast<float>(gain_[0]) * u[c] / h.scale[c];
     }
   }
   return q;

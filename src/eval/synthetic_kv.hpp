@@ -39,7 +39,7 @@ namespace kvcodec::eval {
 struct KvModel {
   std::string name;
   bool rope = true;
-  double lognormal = 0.0;   ///< of D
+  double lognormal = 0.0;      ///< of D
   std::int32_t hot_pairs = 0;  ///< pairs of channels whose D is hot times larger
   double hot = 1.0;
   std::int32_t biased_pairs = 0;  ///< pairs with a mean, with positions the slowest ones
@@ -60,7 +60,7 @@ const char* to_string(TaskKind kind) noexcept;
 /// One query row, asked in every head: each head has its own contents at the same positions.
 struct Planted {
   TaskKind kind = TaskKind::needle;
-  double depth = 0.0;                ///< of a needle: position / length
+  double depth = 0.0;               ///< of a needle: position / length
   std::vector<std::int32_t> facts;  ///< indices into SyntheticContext::positions()
 };
 
@@ -72,11 +72,11 @@ class SyntheticContext {
   SyntheticContext(const KvModel& model, std::int64_t n_tokens, std::uint64_t seed);
 
   static constexpr HeadShape kShape{2, 2, 128};
-  static constexpr std::int32_t kNeedles = 32;      ///< of the task needle, one per query
-  static constexpr std::int32_t kGroups = 8;        ///< queries of multi-needle
-  static constexpr std::int32_t kPerGroup = 4;      ///< needles of each
-  static constexpr std::int32_t kPairs = 64;        ///< near-duplicates, each asked once
-  static constexpr double kShare = 0.98;            ///< of exact attention, by design
+  static constexpr std::int32_t kNeedles = 32;  ///< of the task needle, one per query
+  static constexpr std::int32_t kGroups = 8;    ///< queries of multi-needle
+  static constexpr std::int32_t kPerGroup = 4;  ///< needles of each
+  static constexpr std::int32_t kPairs = 64;    ///< near-duplicates, each asked once
+  static constexpr double kShare = 0.98;        ///< of exact attention, by design
   static constexpr double kKeyValueLogit = 30.0;
 
   std::int64_t n_tokens() const noexcept { return n_tokens_; }

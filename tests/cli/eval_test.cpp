@@ -1,8 +1,10 @@
 // `kvcodec eval`: captured K, V and Q, model folders, and what it refuses.
 #include <vector>
 
+#include "examples/llama/safetensors.hpp"
 #include "src/verify/npy.hpp"
 #include "tests/cli/command.hpp"
+#include "tests/llama/random_model.hpp"
 
 namespace kvcodec::cli_test {
 namespace {
@@ -55,7 +57,7 @@ TEST_F(Eval, ShapesThatDoNotFitAreNamed) {
   EXPECT_EQ(run({"eval", "--kv", path(""), "--plan", "kv=int8"}).exit_code, 0);
   write_zeros("q.npy", {3, 4, 128});
   expect_bad_use({"eval", "--kv", path("")},
-                 "q.npy: shape = [3, 4, 128], allowed: [queries, n_q_heads, 64] to match k.npy");
+                 "q.npy: shape = [3, 4, 128], allowed: [queries, n_q_heads, 64] to match k");
   write_zeros("q.npy", {3, 5, 64});
   expect_bad_use({"eval", "--kv", path("")}, "n_q_heads = 5");
   write_zeros("q.npy", {3, 4});
@@ -77,14 +79,86 @@ TEST_F(Eval, TokenIdsOfAnyVocabulary) {
   const Outcome outcome = run({"eval", "--model", model, "--tokens", path("ids.npy"), "--plan",
                                "kv=f32", "--plan", "kv=nqkv:g64", "--json", path("r.json")});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
-  const auto plans = read_json("r.json").at("plans");
-  EXPECT_GT(plans[0].at("ppl"), 1.0);
-  EXPECT_NE(plans[0].at("ppl"), plans[1].at("ppl")) << "the compressed cache was not used";
-  EXPECT_TRUE(plans[0].at("recall").is_null());
+  const auto json = read_json("r.json");
+  EXPECT_EQ(json.at("baseline"), "kv=f16");
+  const auto& plans = json.at("plans");
+  ASSERT_EQ(plans.size(), 3u) << "the baseline comes first";
+  EXPECT_GT(plans[1].at("ppl"), 1.0);
+  EXPECT_NE(plans[1].at("ppl"), plans[2].at("ppl")) << "the compressed cache was not used";
+  EXPECT_TRUE(plans[1].at("recall").is_null());
+  EXPECT_NE(outcome.out.find("KL in nats"), std::string::npos) << outcome.out;
   ids[7] = 64;
   golden::write_npy(path("ids.npy"), golden::make_array<std::int32_t>("i4", {200}, ids));
   expect_bad_use({"eval", "--model", model, "--tokens", path("ids.npy")},
                  "token = 64, allowed: 0..63");
+}
+
+/// A Qwen2 folder of two layers whose tensors are named by an index, and 300 bytes of text.
+class EvalModel : public Eval {
+ protected:
+  void SetUp() override {
+    Eval::SetUp();
+    nlohmann::json config = llama::testing::small_config();
+    config["architectures"][0] = "Qwen2ForCausalLM";
+    llama::testing::write_random_model(path("model"), config, 3);
+    const fs::path tensors = path("model/model.safetensors");
+    nlohmann::json map = nlohmann::json::object();
+    for (const auto& [name, info] : llama::TensorStore::open_file(tensors).tensors()) {
+      map[name] = "model-00001-of-00001.safetensors";
+    }
+    fs::rename(tensors, path("model/model-00001-of-00001.safetensors"));
+    std::ofstream(path("model/model.safetensors.index.json"))
+        << nlohmann::json{{"weight_map", map}};
+    std::ofstream text(path("text.txt"));
+    for (int i = 0; i < 300; ++i) text << static_cast<char>('a' + i * i % 26);
+  }
+};
+
+TEST_F(EvalModel, ReportsPlanFilesAndGoesOn) {
+  std::ofstream(path("mine.json")) << R"({"kv": "nqkv:g64", "layers": {"0": {"k": "int8"}}})";
+  const Outcome outcome =
+      run({"eval", "--model", path("model"), "--text", path("text.txt"), "--lengths", "64",
+           "--plan", path("mine.json"), "--plan", "kv=nqkv:g64", "--report", path("out"),
+           "--capture", path("captured"), "--chunk", "16"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const auto report = read_json("out/report.json");
+  const auto& plans = report.at("plans");
+  ASSERT_EQ(plans.size(), 3u);
+  EXPECT_EQ(plans[1].at("name"), "mine.json");
+  EXPECT_GT(plans[1].at("bits_per_value"), plans[2].at("bits_per_value"));
+  for (const char* key : {"kl", "top1_agreement", "logit_err", "attention", "ttft_ms", "decode"}) {
+    EXPECT_TRUE(plans[2].contains(key)) << key;
+  }
+  EXPECT_EQ(plans[0].at("kl").at("max"), 0.0);
+  EXPECT_EQ(report.at("distributions").size(), 4u);
+  for (const char* key : {"version", "isa", "threads", "date", "budget_bytes", "chunk_size"}) {
+    EXPECT_TRUE(report.contains(key)) << key;
+  }
+  // What was captured is what --kv takes, and gives the same errors of attention.
+  ASSERT_EQ(
+      run({"eval", "--kv", path("captured"), "--plan", "kv=nqkv:g64", "--json", path("kv.json")})
+          .exit_code,
+      0);
+  EXPECT_EQ(read_json("kv.json").at("plans")[0].at("attention"), plans[2].at("attention"));
+
+  const Outcome changed =
+      run({"eval", "--model", path("model"), "--text", path("text.txt"), "--lengths", "64",
+           "--report", path("out"), "--chunk", "8", "--resume"});
+  EXPECT_EQ(changed.exit_code, 2);
+  EXPECT_NE(changed.err.find("chunk_size was 16, is now 8"), std::string::npos) << changed.err;
+}
+
+TEST_F(EvalModel, BadUseNamesWhatIsAllowed) {
+  const std::string model = path("model"), text = path("text.txt");
+  expect_bad_use({"eval", "--model", model, "--text", text, "--resume"}, "--report or --json");
+  expect_bad_use({"eval", "--model", model, "--text", text, "--plan", path("no.json")},
+                 "a readable file of JSON");
+  std::ofstream(path("bad.json")) << R"({"kv": "nothing"})";
+  expect_bad_use({"eval", "--model", model, "--text", text, "--plan", path("bad.json")}, "nothing");
+  expect_bad_use({"eval", "--model", model, "--text", text, "--lengths", "512"}, "--lengths = 512");
+  expect_bad_use({"eval", "--model", model, "--text", text, "--report", text}, "--report");
+  std::ofstream(path("model/tokenizer.json")) << "{}";
+  expect_bad_use({"eval", "--model", model, "--text", text}, "pass them by --tokens");
 }
 
 TEST_F(Eval, BadUseNamesWhatIsAllowed) {
@@ -95,6 +169,7 @@ TEST_F(Eval, BadUseNamesWhatIsAllowed) {
   expect_bad_use({"eval", "--model", path("nowhere")}, "nowhere");
   expect_bad_use({"eval", "--model", repository("tests/data/llama/random-mistral")}, "eval.json");
   expect_bad_use({"eval", "--kv", sample(), "--threads", "-1"}, "--threads");
+  expect_bad_use({"eval", "--kv", sample(), "--skip", "nothing"}, "divergence");
 }
 
 }  // namespace

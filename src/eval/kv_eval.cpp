@@ -1,4 +1,4 @@
-#include "src/cli/kv_eval.hpp"
+#include "src/eval/kv_eval.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -7,43 +7,19 @@
 
 #include "kvcodec/attend/attend.hpp"
 #include "kvcodec/attend/reference.hpp"
+#include "kvcodec/codec/codebook.hpp"
 #include "kvcodec/plan/plan.hpp"
-#include "src/verify/npy.hpp"
 
-namespace kvcodec::cli {
+namespace kvcodec::eval {
+
+using cli::format;
+using cli::to_table;
+
 namespace {
 
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
-/// Reads an array of `layout` "[layers, ...]" with or without its first axis.
-golden::Array read_array(const std::filesystem::path& folder, const char* name,
-                         const std::string& layout) {
-  golden::Array a = golden::read_npy(folder / name);
-  const auto fail = [&](const std::string& what) {
-    throw invalid_argument(a.file.string() + ": " + what +
-                           ", allowed: f2, f4 or f8 of shape [layers, " + layout + "] or [" +
-                           layout + "], no axis empty");
-  };
-  if (!a.is_float()) fail("dtype = " + a.dtype);
-  const bool empty = std::find(a.shape.begin(), a.shape.end(), 0) != a.shape.end();
-  if ((a.shape.size() != 3 && a.shape.size() != 4) || empty) {
-    fail("shape = " + golden::shape_text(a.shape));
-  }
-  return a;
-}
-
-[[noreturn]] void refuse(const golden::Array& a, const std::string& allowed) {
-  throw invalid_argument(a.file.string() + ": shape = " + golden::shape_text(a.shape) +
-                         ", allowed: " + allowed);
-}
-
-std::int32_t to_size(const golden::Array& a, std::size_t axis) {
-  const std::int64_t n = a.shape[axis];
-  if (n > (1 << 30)) refuse(a, "up to 2^30 along every axis");
-  return static_cast<std::int32_t>(n);
-}
-
-/// Rows of one side of one KV head as the cache holds them: in transformed space, decoded.
+/// Keys of one KV head as the cache holds them: in transformed space, decoded, centers added back.
 std::vector<float> stored_keys(const KvView& view, int head) {
   const int d = view.shape.head_dim;
   const int span = view.format.span;
@@ -69,7 +45,9 @@ std::vector<float> stored_keys(const KvView& view, int head) {
     view.k_codec.decode_tile(Side::key, d, at.tile, tile.data());
     for (std::int64_t row = 0; row < std::min<std::int64_t>(kTileRows, n_encoded - first); ++row) {
       const float* x = tile.data() + row * width + at.head * d;
-      rows.insert(rows.end(), x, x + d);
+      for (int c = 0; c < d; ++c) {
+        rows.push_back(x[c] + (view.k_center == nullptr ? 0.0f : view.k_center[head * d + c]));
+      }
     }
   }
   add_raw(view.recent);
@@ -82,13 +60,18 @@ double dot(const float* a, const float* b, std::int64_t n) {
   return sum;
 }
 
+float sm_scale(const HeadShape& shape) {
+  return 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+}
+
 /// One plan on one layer.
 class LayerEval {
  public:
   LayerEval(const Captured& data, const Cache& cache, SeqId seq, std::int32_t layer,
             const Executor& executor)
       : data_(data), layer_(layer), executor_(executor) {
-    options_.sm_scale = 1.0f / std::sqrt(static_cast<float>(data.shape.head_dim));
+    options_.sm_scale = sm_scale(data.shape);
+    if (!data.window.empty()) options_.window = data.window[static_cast<std::size_t>(layer)];
     const std::vector<SeqId> seqs(static_cast<std::size_t>(data.n_queries), seq);
     Step step;
     step.seqs = seqs;
@@ -98,12 +81,15 @@ class LayerEval {
     lse_.resize(n);
     AttendWorkspace work;
     attend(cache, layer, step, out_.data(), lse_.data(), options_, work, executor);
-    ViewBuffers buffers;
-    const KvView view = cache.view(layer, {&seq, 1}, buffers);
-    for (int head = 0; head < data.shape.n_kv_heads; ++head) {
-      stored_keys_.push_back(stored_keys(view, head));
+    const LayerConfig& config = cache.config().layers[static_cast<std::size_t>(layer)];
+    if (!config.policy && config.k.codec.as<Codebook>() == nullptr) {
+      ViewBuffers buffers;
+      const KvView view = cache.view(layer, {&seq, 1}, buffers);
+      for (int head = 0; head < data.shape.n_kv_heads; ++head) {
+        stored_keys_.push_back(stored_keys(view, head));
+      }
     }
-    transform_ = cache.config().layers[static_cast<std::size_t>(layer)].k.transform;
+    transform_ = config.k.transform;
     pos_.resize(static_cast<std::size_t>(data.n_tokens));
     for (std::size_t i = 0; i < pos_.size(); ++i) pos_[i] = static_cast<std::int32_t>(i);
   }
@@ -126,11 +112,9 @@ class LayerEval {
     const std::int64_t kv_head = head / data_.shape.gqa_group();
     const std::int64_t at = (layer_ * data_.shape.n_kv_heads + kv_head) * data_.n_tokens * d;
     const float* keys = data_.k.data() + at;
-    const float* stored = stored_keys_[static_cast<std::size_t>(kv_head)].data();
     std::vector<double> expected(static_cast<std::size_t>(d));
-    std::vector<float> rotated(static_cast<std::size_t>(d));
     HeadError e;
-    double square = 0.0, whole = 0.0, logit_square = 0.0;
+    double square = 0.0, whole = 0.0;
     for (std::int64_t i = 0; i < data_.n_queries; ++i) {
       const std::int64_t row = i * data_.shape.n_q_heads + head;
       const float* q = queries() + row * d;
@@ -146,19 +130,35 @@ class LayerEval {
         square += difference * difference;
         whole += x * x;
       }
+    }
+    e.out = whole > 0.0 ? std::sqrt(square / whole) : std::sqrt(square);
+    logit_errors(head, kv_head, keys, e);
+    return e;
+  }
+
+  void logit_errors(std::int64_t head, std::int64_t kv_head, const float* keys,
+                    HeadError& e) const {
+    if (stored_keys_.empty()) {
+      e.logit_rms = e.logit_max = std::numeric_limits<double>::quiet_NaN();
+      return;
+    }
+    const std::int64_t d = data_.shape.head_dim;
+    const float* stored = stored_keys_[static_cast<std::size_t>(kv_head)].data();
+    std::vector<float> rotated(static_cast<std::size_t>(d));
+    double square = 0.0;
+    for (std::int64_t i = 0; i < data_.n_queries; ++i) {
+      const float* q = queries() + (i * data_.shape.n_q_heads + head) * d;
       std::copy_n(q, d, rotated.begin());
       transform_.query(static_cast<int>(d), static_cast<int>(kv_head), rotated.data());
       for (std::int64_t t = 0; t < data_.n_tokens; ++t) {
         const double difference =
             static_cast<double>(options_.sm_scale) *
             (dot(rotated.data(), stored + t * d, d) - dot(q, keys + t * d, d));
-        logit_square += difference * difference;
+        square += difference * difference;
         e.logit_max = std::max(e.logit_max, std::abs(difference));
       }
     }
-    e.out = whole > 0.0 ? std::sqrt(square / whole) : std::sqrt(square);
-    e.logit_rms = std::sqrt(logit_square / static_cast<double>(data_.n_queries * data_.n_tokens));
-    return e;
+    e.logit_rms = std::sqrt(square / static_cast<double>(data_.n_queries * data_.n_tokens));
   }
 
   const Captured& data_;
@@ -188,64 +188,66 @@ double mean_of(const KvResult& r, Member member) {
 template <class Member>
 double worst_of(const KvResult& r, Member member) {
   double worst = 0.0;
-  for (const HeadError& e : r.heads) worst = std::max(worst, e.*member);
+  for (const HeadError& e : r.heads) {
+    if (std::isnan(e.*member)) return e.*member;
+    worst = std::max(worst, e.*member);
+  }
   return worst;
 }
 
 }  // namespace
 
-Captured read_captured(const std::filesystem::path& folder) {
-  if (!std::filesystem::is_directory(folder)) {
-    throw invalid_argument(
-        bad_value("eval", "--kv", folder.string(), "a folder with k.npy, v.npy and q.npy"));
+namespace {
+
+void observe(const Captured& data, Cache& cache, SeqId seq, std::int32_t layer) {
+  const std::int64_t wanted = std::min<std::int64_t>(cache.observed_rows(layer), data.n_tokens);
+  if (wanted == 0) return;
+  if (wanted > data.n_queries) {
+    throw invalid_argument(bad_value("eval", "queries", data.n_queries,
+                                     std::to_string(wanted) +
+                                         " and above, which the policy of layer " +
+                                         std::to_string(layer) + " observes"));
   }
-  const golden::Array k = read_array(folder, "k.npy", "n_kv_heads, tokens, head_dim");
-  const golden::Array v = read_array(folder, "v.npy", "n_kv_heads, tokens, head_dim");
-  const golden::Array q = read_array(folder, "q.npy", "queries, n_q_heads, head_dim");
-  if (v.shape != k.shape) refuse(v, golden::shape_text(k.shape) + ", the shape of k.npy");
-  const std::size_t axis = k.shape.size() - 3;
-  const std::string head_dim = std::to_string(k.shape[axis + 2]);
-  if (q.shape.size() != k.shape.size() || q.shape[axis + 2] != k.shape[axis + 2] ||
-      (axis == 1 && q.shape[0] != k.shape[0])) {
-    const std::string layers = axis == 1 ? std::to_string(k.shape[0]) + ", " : "";
-    refuse(q, "[" + layers + "queries, n_q_heads, " + head_dim + "] to match k.npy");
-  }
-  Captured data;
-  data.shape = {to_size(q, axis + 1), to_size(k, axis), to_size(k, axis + 2)};
-  try {
-    check(data.shape);
-  } catch (const error& e) {
-    throw invalid_argument(k.file.string() + " and q.npy: shapes = " + golden::shape_text(k.shape) +
-                           " and " + golden::shape_text(q.shape) + ": " + e.what());
-  }
-  data.n_layers = axis == 1 ? to_size(k, 0) : 1;
-  data.n_tokens = to_size(k, axis + 1);
-  data.n_queries = to_size(q, axis);
-  data.k = k.floats();
-  data.v = v.floats();
-  data.q = q.floats();
-  return data;
+  const std::int64_t width = std::int64_t{data.shape.n_q_heads} * data.shape.head_dim;
+  const float* newest = data.q.data() + ((layer + 1) * data.n_queries - wanted) * width;
+  cache.observe(seq, layer, dense_rows(newest, wanted, data.shape.n_q_heads, data.shape.head_dim),
+                sm_scale(data.shape));
 }
+
+/// Values of both sides that stand in pages.
+std::int64_t encoded_values(const Cache& cache, SeqId seq, std::int32_t layer) {
+  ViewBuffers buffers;
+  const KvView view = cache.view(layer, {&seq, 1}, buffers);
+  std::int64_t n = 0;
+  for (std::int64_t s = 0; s < view.n_streams_per_seq(); ++s) {
+    n += 2 * view.encoded_rows(s) * view.format.span * view.shape.head_dim;
+  }
+  return n;
+}
+
+}  // namespace
 
 KvResult eval_captured(const Captured& data, const std::string& plan, const Executor& executor) {
   const auto n_layers = static_cast<std::int32_t>(data.n_layers);
-  Cache cache(make_cache_config(plan, data.shape, n_layers, data.n_tokens));
+  CacheConfig config = make_cache_config(plan, data.shape, n_layers, data.n_tokens);
+  if (config.rope_frequencies.empty()) config.rope_frequencies = data.rope_frequencies;
+  Cache cache(std::move(config));
   const SeqId seq = cache.open();
   const std::int64_t d = data.shape.head_dim;
   const std::int64_t n = data.shape.n_kv_heads * data.n_tokens * d;
   KvResult r;
   r.plan = plan;
   r.heads.resize(static_cast<std::size_t>(data.n_layers * data.shape.n_q_heads));
-  std::int64_t encoded = 0;
-  ViewBuffers buffers;
   for (std::int32_t layer = 0; layer < n_layers; ++layer) {
     cache.append(seq, layer,
                  Rows<float>{data.k.data() + layer * n, data.n_tokens, d, data.n_tokens * d},
                  Rows<float>{data.v.data() + layer * n, data.n_tokens, d, data.n_tokens * d});
-    const KvView view = cache.view(layer, {&seq, 1}, buffers);
-    for (std::int64_t s = 0; s < view.n_streams_per_seq(); ++s) {
-      encoded += 2 * view.encoded_rows(s) * view.format.span * d;
-    }
+    observe(data, cache, seq, layer);
+  }
+  cache.end_prompt(seq);
+  std::int64_t encoded = 0;
+  for (std::int32_t layer = 0; layer < n_layers; ++layer) {
+    encoded += encoded_values(cache, seq, layer);
     const auto heads = static_cast<std::size_t>(data.shape.n_q_heads);
     LayerEval(data, cache, seq, layer, executor)
         .run(std::span(r.heads).subspan(static_cast<std::size_t>(layer) * heads, heads));
@@ -255,6 +257,21 @@ KvResult eval_captured(const Captured& data, const std::string& plan, const Exec
       encoded == 0 ? 0.0 : 8.0 * static_cast<double>(bytes.payload) / static_cast<double>(encoded);
   r.bits_all = bytes.bits_per_value();
   return r;
+}
+
+Json attention_json(const KvResult& r, const Captured& data) {
+  const std::size_t worst = worst_head(r);
+  const auto n_heads = static_cast<std::size_t>(data.shape.n_q_heads);
+  Json layers = Json::array();
+  for (std::size_t i = 0; i < r.heads.size(); ++i) {
+    if (i % n_heads == 0) layers.push_back(Json::array());
+    layers.back().push_back(r.heads[i].out);
+  }
+  return {{"out_err_mean", mean_of(r, &HeadError::out)},
+          {"out_err_worst", r.heads[worst].out},
+          {"worst_layer", worst / n_heads},
+          {"worst_head", worst % n_heads},
+          {"heads", layers}};
 }
 
 Json to_json(const KvResult& r, const Captured& data) {
@@ -280,7 +297,8 @@ Json to_json(const KvResult& r, const Captured& data) {
           {"logit_error_rms", mean_of(r, &HeadError::logit_rms)},
           {"logit_error_max", worst_of(r, &HeadError::logit_max)},
           {"lse_error_max", worst_of(r, &HeadError::lse)},
-          {"heads", heads}};
+          {"heads", heads},
+          {"attention", attention_json(r, data)}};
 }
 
 std::string results_table(const std::vector<KvResult>& results, const Captured& data) {
@@ -300,4 +318,4 @@ std::string results_table(const std::vector<KvResult>& results, const Captured& 
   return to_table(rows);
 }
 
-}  // namespace kvcodec::cli
+}  // namespace kvcodec::eval

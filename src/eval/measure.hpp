@@ -2,13 +2,19 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "examples/llama/eval_text.hpp"
 #include "src/cli/output.hpp"
+#include "src/eval/divergence.hpp"
+#include "src/eval/retrieval.hpp"
 
-namespace kvcodec::cli {
+namespace kvcodec::eval {
+
+using cli::Json;
+using cli::ProgressLine;
 
 /// Bytes of a cache, measured by filling one.
 struct Memory {
@@ -37,6 +43,8 @@ struct PlanResult {
   bool has_recall = false;
   double recall = 0.0;
   std::int64_t n_questions = 0;
+  std::vector<RecallBin> by_distance, by_depth;
+  std::optional<Divergence> divergence;
   double scored_per_s = 0.0;   ///< tokens per second of scoring text in chunks
   double decoded_per_s = 0.0;  ///< tokens per second of generation; 0 if nothing was generated
   std::string text;            ///< what was generated
@@ -48,6 +56,8 @@ struct MeasureOptions {
   std::int64_t budget = std::int64_t{1} << 30;
   std::string prompt;  ///< to be continued; empty: no generation
   std::int64_t n_generated = 0;
+  /// What predictions are compared with, over the same documents and chunk size; null: nothing.
+  const Baseline* baseline = nullptr;
 };
 
 /// A plan and what tables call it.
@@ -63,14 +73,10 @@ PlanResult measure_plan(const llama::Model& model, const llama::EvalData& data,
                         const NamedPlan& plan, const MeasureOptions& options,
                         ProgressLine& progress, const std::string& what);
 
-/// Token ids of a .npy file of integers. Throws corrupt_data, or invalid_argument naming an id that
-/// the model has not or a length beyond what it was made for.
-std::vector<std::int32_t> read_tokens(const std::string& file, const llama::Config& config);
-
-/// The same as measure_plan for one sequence of token ids: perplexity per token, no recall.
-PlanResult measure_tokens(const llama::Model& model, const std::vector<std::int32_t>& tokens,
-                          const NamedPlan& plan, const MeasureOptions& options,
-                          ProgressLine& progress, const std::string& what);
+/// The same for documents of token ids: perplexity per token, no recall.
+PlanResult measure_documents(const llama::Model& model, const Documents& documents,
+                             const NamedPlan& plan, const MeasureOptions& options,
+                             ProgressLine& progress, const std::string& what);
 
 /// Plans that go by their own text.
 std::vector<NamedPlan> named_plans(const std::vector<std::string>& plans);
@@ -80,13 +86,17 @@ std::vector<NamedPlan> named_plans(const std::vector<std::string>& plans);
 void check_plans(const std::vector<NamedPlan>& plans, const HeadShape& shape,
                  std::int32_t n_layers);
 
-/// The result that others are compared with: the one whose plan is exactly 16 bits, else the first.
-const PlanResult& baseline_of(const std::vector<PlanResult>& results);
+/// One JSON object per plan; what depends on other plans is left open.
+Json to_json(const PlanResult& result);
 
-/// One JSON object per plan; `baseline` is what deltas refer to.
-Json to_json(const PlanResult& result, const PlanResult& baseline);
+/// Index of the row that others are compared with: that of plan "kv=f16", else the first whose plan
+/// begins so, else the first.
+std::size_t baseline_of(const Json& rows);
 
-/// The table on the terminal, with the speed of generation if there was any.
-std::string results_table(const std::vector<PlanResult>& results, std::int64_t budget);
+/// Fills times_smaller and ppl_delta_pct of every row of to_json().
+void add_deltas(Json& rows);
 
-}  // namespace kvcodec::cli
+/// The table on the terminal, of rows with deltas, with the speed of generation if there was any.
+std::string results_table(const Json& rows, std::int64_t budget);
+
+}  // namespace kvcodec::eval

@@ -1,7 +1,6 @@
-#include "src/cli/measure.hpp"
+#include "src/eval/measure.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <span>
@@ -9,9 +8,14 @@
 #include "examples/llama/tokenizer.hpp"
 #include "kvcodec/codec/codebook.hpp"
 #include "kvcodec/plan/plan.hpp"
-#include "src/verify/npy.hpp"
 
-namespace kvcodec::cli {
+namespace kvcodec::eval {
+
+using cli::bytes_text;
+using cli::count_text;
+using cli::format;
+using cli::to_table;
+
 namespace {
 
 /// A plan's configuration for made-up tokens: any frequencies will do.
@@ -59,6 +63,50 @@ bool has_codebook(const CacheConfig& config) {
     if (l.k.codec.as<Codebook>() != nullptr || l.v.codec.as<Codebook>() != nullptr) return true;
   }
   return false;
+}
+
+/// Compares logits with a baseline's, if there is one.
+class Comparison {
+ public:
+  explicit Comparison(const Baseline* baseline) : baseline_(baseline) {
+    if (baseline != nullptr) reader_.emplace(*baseline);
+  }
+
+  /// logits [n, vocab_size] that follow tokens first..first+n-1.
+  void add(std::size_t document, std::int64_t first, std::span<const float> logits) {
+    if (!reader_) return;
+    const llama::Model& model = baseline_->model();
+    const std::int32_t vocab = model.config().vocab_size;
+    sum_.add(reader_->rows(document, first, std::ssize(logits) / vocab), logits, vocab,
+             model.executor());
+  }
+
+  std::optional<Divergence> result() const {
+    return reader_ ? std::optional(sum_.result()) : std::nullopt;
+  }
+
+ private:
+  const Baseline* baseline_;
+  std::optional<BaselineReader> reader_;
+  DivergenceSum sum_;
+};
+
+/// What a plan needs, with `bytes` as measured on the longest sequence that was run.
+void fill_memory(const llama::Engine& engine, const CacheBytes& bytes, std::int64_t budget,
+                 PlanResult& r) {
+  const llama::Config& config = engine.model().config();
+  const HeadShape shape = engine.model().head_shape();
+  r.n_tokens =
+      bytes.n_values / (std::int64_t{2} * config.n_layers * shape.n_kv_heads * shape.head_dim);
+  r.memory =
+      measure_memory(r.plan, shape, config.n_layers, std::max<std::int64_t>(1, r.n_tokens), budget);
+  r.memory.bytes = bytes;
+  if (!has_codebook(engine.cache().config())) return;
+  // Tables depend on the values, so made-up ones say nothing.
+  r.memory.payload_bits =
+      8.0 * static_cast<double>(bytes.payload) / static_cast<double>(bytes.n_values);
+  r.memory.longest_context = budget * r.n_tokens / bytes.total();
+  r.memory.largest_batch = r.memory.longest_context / kBatchTokens;
 }
 
 /// Continues the prompt. Generation is short, so its speed is the best of several runs.
@@ -131,11 +179,16 @@ PlanResult measure_plan(const llama::Model& model, const llama::EvalData& data,
   llama::Engine engine(model, plan.plan,
                        std::max(needs.max_tokens, prompt_size + options.n_generated),
                        needs.max_sequences);
+  Comparison comparison(options.baseline);
+  eval.logits = [&](std::size_t document, std::int64_t first, std::span<const float> logits) {
+    comparison.add(document, first, logits);
+  };
   eval.progress = report("perplexity");
   const llama::Perplexity p = llama::measure_perplexity(engine, data, eval);
   r.perplexity = p.perplexity();
   r.answer_bits = p.answers.bits_per_byte();
   r.scored_per_s = p.cost.tokens_per_second();
+  r.divergence = comparison.result();
   CacheBytes longest = p.bytes;
   if (!data.recall.empty()) {
     eval.progress = report("recall");
@@ -143,81 +196,58 @@ PlanResult measure_plan(const llama::Model& model, const llama::EvalData& data,
     r.has_recall = true;
     r.recall = recall.accuracy();
     r.n_questions = std::ssize(recall.answers);
+    r.by_distance = recall_by_distance(recall);
+    r.by_depth = recall_by_depth(recall, data);
     if (recall.bytes.n_values > longest.n_values) longest = recall.bytes;
   }
   if (options.n_generated > 0) generate_text(engine, options, r);
-  const HeadShape shape = model.head_shape();
-  r.n_tokens = longest.n_values /
-               (std::int64_t{2} * model.config().n_layers * shape.n_kv_heads * shape.head_dim);
-  r.memory = measure_memory(plan.plan, shape, model.config().n_layers,
-                            std::max<std::int64_t>(1, r.n_tokens), options.budget);
-  r.memory.bytes = longest;
-  if (has_codebook(engine.cache().config())) {
-    // Tables depend on the values, so made-up ones say nothing.
-    r.memory.payload_bits =
-        8.0 * static_cast<double>(longest.payload) / static_cast<double>(longest.n_values);
-    r.memory.longest_context = options.budget * r.n_tokens / longest.total();
-    r.memory.largest_batch = r.memory.longest_context / kBatchTokens;
-  }
+  fill_memory(engine, longest, options.budget, r);
   return r;
 }
 
-std::vector<std::int32_t> read_tokens(const std::string& file, const llama::Config& config) {
-  const golden::Array array = golden::read_npy(file);
-  std::vector<std::int32_t> tokens;
-  for (const std::int64_t id : array.integers()) {
-    if (id < 0 || id >= config.vocab_size) {
-      throw invalid_argument(
-          bad_value(file.c_str(), "token", id, "0.." + std::to_string(config.vocab_size - 1)));
-    }
-    tokens.push_back(static_cast<std::int32_t>(id));
-  }
-  if (std::ssize(tokens) < 2 || std::ssize(tokens) > config.max_position) {
-    throw invalid_argument(bad_value(
-        file.c_str(), "tokens", std::ssize(tokens),
-        "2.." + std::to_string(config.max_position) + ", the longest sequence of the model"));
-  }
-  return tokens;
-}
-
-PlanResult measure_tokens(const llama::Model& model, const std::vector<std::int32_t>& tokens,
-                          const NamedPlan& plan, const MeasureOptions& options,
-                          ProgressLine& progress, const std::string& what) {
+PlanResult measure_documents(const llama::Model& model, const Documents& documents,
+                             const NamedPlan& plan, const MeasureOptions& options,
+                             ProgressLine& progress, const std::string& what) {
   PlanResult r;
   r.name = plan.name;
   r.plan = plan.plan;
-  r.n_tokens = std::ssize(tokens) - 1;  // the last one predicts nothing that is known
-  llama::Engine engine(model, plan.plan, r.n_tokens);
-  const llama::Session session = engine.open();
-  const auto vocab = static_cast<std::size_t>(model.config().vocab_size);
-  const auto start = std::chrono::steady_clock::now();
-  double bits = 0.0;
-  for (std::int64_t at = 0; at < r.n_tokens; at += options.eval.chunk_size) {
-    const auto rows = static_cast<std::size_t>(std::min(options.eval.chunk_size, r.n_tokens - at));
-    const auto first = static_cast<std::size_t>(at);
-    const llama::Chunk chunk{session.id(), std::span(tokens).subspan(first, rows)};
-    const std::span<const float> logits = engine.run({&chunk, 1}, llama::Logits::all);
-    for (std::size_t row = 0; row < rows; ++row) {
-      bits += llama::surprise_bits(logits.subspan(row * vocab, vocab), tokens[first + row + 1]);
-    }
-    progress.show(what, at, r.n_tokens);
+  std::int64_t total = 0, longest = 1;
+  for (const auto& tokens : documents) {
+    total += std::ssize(tokens) - 1;
+    longest = std::max(longest, std::ssize(tokens));
   }
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  r.perplexity = std::exp2(bits / static_cast<double>(r.n_tokens));
-  r.scored_per_s = static_cast<double>(r.n_tokens) / seconds.count();
-  r.memory = measure_memory(plan.plan, model.head_shape(), model.config().n_layers, r.n_tokens,
-                            options.budget);
+  llama::Engine engine(model, plan.plan, longest);
+  Comparison comparison(options.baseline);
+  const auto vocab = static_cast<std::size_t>(model.config().vocab_size);
+  llama::Surprise surprise;
+  llama::Cost cost;
+  CacheBytes bytes;
+  for (std::size_t i = 0; i < documents.size(); ++i) {
+    llama::DocumentPasses passes(engine, documents[i], options.eval.chunk_size);
+    while (!passes.done()) {
+      const std::int64_t first = passes.position();
+      const std::span<const float> logits = passes.next();
+      for (std::int64_t at = first; at < passes.position(); ++at) {
+        surprise.bits += llama::surprise_bits(
+            logits.subspan(static_cast<std::size_t>(at - first) * vocab, vocab),
+            documents[i][static_cast<std::size_t>(at + 1)]);
+        ++surprise.n;
+      }
+      comparison.add(i, first, logits);
+      progress.show(what, surprise.n, total);
+    }
+    cost.n_tokens += passes.cost().n_tokens;
+    cost.seconds += passes.cost().seconds;
+    if (passes.bytes().n_values > bytes.n_values) bytes = passes.bytes();
+  }
+  r.divergence = comparison.result();
+  r.perplexity = std::exp2(surprise.bits_per_byte());
+  r.scored_per_s = cost.tokens_per_second();
+  fill_memory(engine, bytes, options.budget, r);
   return r;
 }
 
-const PlanResult& baseline_of(const std::vector<PlanResult>& results) {
-  for (const PlanResult& r : results) {
-    if (r.plan.starts_with("kv=f16")) return r;
-  }
-  return results.front();
-}
-
-Json to_json(const PlanResult& r, const PlanResult& baseline) {
+Json to_json(const PlanResult& r) {
   Json j = {{"name", r.name},
             {"plan", r.plan},
             {"weights", r.weights},
@@ -225,10 +255,9 @@ Json to_json(const PlanResult& r, const PlanResult& baseline) {
             {"bits_per_value_all", r.memory.bytes.bits_per_value()},
             {"kv_tokens", r.n_tokens},
             {"kv_bytes", r.memory.bytes.total()},
-            {"times_smaller", static_cast<double>(baseline.memory.bytes.total()) /
-                                  static_cast<double>(r.memory.bytes.total())},
+            {"times_smaller", nullptr},
             {"ppl", r.perplexity},
-            {"ppl_delta_pct", 100.0 * (r.perplexity / baseline.perplexity - 1.0)},
+            {"ppl_delta_pct", nullptr},
             {"answer_bits_per_byte", r.answer_bits},
             {"recall", nullptr},
             {"questions", r.n_questions},
@@ -237,32 +266,67 @@ Json to_json(const PlanResult& r, const PlanResult& baseline) {
             {"longest_context", r.memory.longest_context},
             {"largest_batch", r.memory.largest_batch},
             {"text", r.text}};
-  if (r.has_recall) j["recall"] = r.recall;
+  if (r.divergence) {
+    const Divergence& d = *r.divergence;
+    j["kl"] = {{"mean", d.kl_mean}, {"p99", d.kl_p99}, {"max", d.kl_max}};
+    j["top1_agreement"] = d.top1_agreement;
+    j["logit_err"] = {{"rms", d.logit_rms}, {"max", d.logit_max}};
+  }
+  if (r.has_recall) {
+    j["recall"] = r.recall;
+    j["recall_by_distance"] = to_json(r.by_distance);
+    j["recall_by_depth"] = to_json(r.by_depth);
+  }
   if (r.decoded_per_s > 0.0) j["tokens_per_s"] = r.decoded_per_s;
   return j;
 }
 
-std::string results_table(const std::vector<PlanResult>& results, std::int64_t budget) {
-  const PlanResult& base = baseline_of(results);
-  const bool generated = base.decoded_per_s > 0.0;
-  std::vector<std::vector<std::string>> rows = {
-      {"", "bits/value", "with", "KV at", "times", "perplex-", "change", "recall", "context in",
-       "batch in", generated ? "decoded" : "scored"},
-      {"plan", "measured", "window", count_text(base.n_tokens), "smaller", "ity", "in %", "in %",
-       bytes_text(budget), count_text(kBatchTokens), "per s"}};
-  for (const PlanResult& r : results) {
-    const auto& bytes = r.memory.bytes;
-    rows.push_back({r.name, format("%.2f", r.memory.payload_bits),
-                    format("%.2f", bytes.bits_per_value()), bytes_text(bytes.total()),
-                    format("%.2f", static_cast<double>(base.memory.bytes.total()) /
-                                       static_cast<double>(bytes.total())),
-                    format(r.perplexity < 1e5 ? "%.4f" : "%.4g", r.perplexity),
-                    format("%+.2f", 100.0 * (r.perplexity / base.perplexity - 1)),
-                    r.has_recall ? format("%.1f", 100.0 * r.recall) : "-",
-                    count_text(r.memory.longest_context), count_text(r.memory.largest_batch),
-                    format("%.0f", r.decoded_per_s > 0.0 ? r.decoded_per_s : r.scored_per_s)});
+std::size_t baseline_of(const Json& rows) {
+  std::size_t found = rows.size();
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const auto plan = rows[i].at("plan").get<std::string>();
+    if (plan == "kv=f16") return i;
+    if (found == rows.size() && plan.starts_with("kv=f16")) found = i;
   }
-  return to_table(rows);
+  return found == rows.size() ? 0 : found;
 }
 
-}  // namespace kvcodec::cli
+void add_deltas(Json& rows) {
+  const Json base = rows.at(baseline_of(rows));
+  for (Json& row : rows) {
+    row["times_smaller"] = base.at("kv_bytes").get<double>() / row.at("kv_bytes").get<double>();
+    row["ppl_delta_pct"] =
+        100.0 * (row.at("ppl").get<double>() / base.at("ppl").get<double>() - 1.0);
+  }
+}
+
+std::string results_table(const Json& rows, std::int64_t budget) {
+  const Json& base = rows.at(baseline_of(rows));
+  const bool generated = !base.at("tokens_per_s").is_null();
+  const auto number = [](const Json& row, const char* pattern, const char* name) {
+    return format(pattern, row.at(name).get<double>());
+  };
+  const auto whole = [](const Json& row, const char* name) {
+    return row.at(name).get<std::int64_t>();
+  };
+  std::vector<std::vector<std::string>> table = {
+      {"", "bits/value", "with", "KV at", "times", "perplex-", "change", "recall", "context in",
+       "batch in", generated ? "decoded" : "scored"},
+      {"plan", "measured", "window", count_text(whole(base, "kv_tokens")), "smaller", "ity", "in %",
+       "in %", bytes_text(budget), count_text(kBatchTokens), "per s"}};
+  for (const Json& r : rows) {
+    table.push_back(
+        {r.at("name").get<std::string>(), number(r, "%.2f", "bits_per_value"),
+         number(r, "%.2f", "bits_per_value_all"), bytes_text(whole(r, "kv_bytes")),
+         number(r, "%.2f", "times_smaller"),
+         number(r, r.at("ppl").get<double>() < 1e5 ? "%.4f" : "%.4g", "ppl"),
+         number(r, "%+.2f", "ppl_delta_pct"),
+         r.at("recall").is_null() ? "-" : format("%.1f", 100.0 * r.at("recall").get<double>()),
+         count_text(whole(r, "longest_context")), count_text(whole(r, "largest_batch")),
+         number(r, "%.0f",
+                r.at("tokens_per_s").is_null() ? "scored_tokens_per_s" : "tokens_per_s")});
+  }
+  return to_table(table);
+}
+
+}  // namespace kvcodec::eval

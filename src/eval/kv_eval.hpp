@@ -2,34 +2,23 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "kvcodec/core/executor.hpp"
-#include "kvcodec/core/shape.hpp"
 #include "src/cli/output.hpp"
+#include "src/eval/captured.hpp"
 
-namespace kvcodec::cli {
+namespace kvcodec::eval {
 
-/// Arrays of a folder. Query head h uses KV head h / gqa_group(); every query sees all tokens.
-struct Captured {
-  HeadShape shape;
-  std::int64_t n_layers = 0;
-  std::int64_t n_tokens = 0;
-  std::int64_t n_queries = 0;
-  std::vector<float> k, v;  ///< [n_layers, n_kv_heads, n_tokens, head_dim]
-  std::vector<float> q;     ///< [n_layers, n_queries, n_q_heads, head_dim]
-};
-
-/// Reads k.npy, v.npy and q.npy; the axis of layers may be missing in all three. Throws
-/// invalid_argument or corrupt_data naming the array, its shape and what is allowed.
-Captured read_captured(const std::filesystem::path& folder);
+using cli::Json;
 
 /// Errors of one query head of one layer over all queries, against float64 attention.
 struct HeadError {
-  double out = 0.0;        ///< |out - reference| / |reference|
-  double logit_rms = 0.0;  ///< of the scaled scores of all tokens
+  double out = 0.0;  ///< |out - reference| / |reference|
+  /// Of the scaled scores of all tokens; NaN in layers with a policy, which does not keep all, and with
+  /// keys in a codebook, which are kept unrotated.
+  double logit_rms = 0.0;
   double logit_max = 0.0;
   double lse = 0.0;  ///< largest |lse - reference|
 };
@@ -41,11 +30,15 @@ struct KvResult {
   std::vector<HeadError> heads;  ///< [n_layers, n_q_heads]
 };
 
-/// Runs one plan over all layers.
+/// Runs one plan over all layers. Policies that observe are shown the newest queries, of the newest
+/// tokens. Throws what the plan or the cache throws, or invalid_argument where a policy wants to
+/// observe more queries than there are.
 KvResult eval_captured(const Captured& data, const std::string& plan, const Executor& executor);
 
-/// Means and worst heads.
+/// Means and worst heads, and the errors of every head.
 Json to_json(const KvResult& result, const Captured& data);
+/// The output errors alone: means, worst, and a row of heads per layer.
+Json attention_json(const KvResult& result, const Captured& data);
 std::string results_table(const std::vector<KvResult>& results, const Captured& data);
 
-}  // namespace kvcodec::cli
+}  // namespace kvcodec::eval
