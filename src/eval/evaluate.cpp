@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "examples/llama/text_tokens.hpp"
+#include "examples/llama/tokenizer.hpp"
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/core/error.hpp"
 #include "kvcodec/plan/plan.hpp"
@@ -68,15 +69,36 @@ Material read_material(const EvaluateOptions& options, const llama::Config& conf
     m.documents = text_documents(options, config);
   } else {
     m.data = llama::read_eval(options.model);
+    const llama::ByteTokenizer tokenizer(config.vocab_size);
     for (const llama::ByteRange& d : m.data->documents) {
-      m.documents.push_back(
-          llama::encode_text(options.model, config, std::string(text_of(*m.data, d))).ids);
+      m.documents.push_back(tokenizer.encode(text_of(*m.data, d)));
     }
   }
   const auto most = static_cast<std::size_t>(options.measure.eval.max_documents);
   if (most > 0 && m.documents.size() > most) m.documents.resize(most);
   if (m.documents.empty()) throw corrupt_data(options.model.string() + ": no documents to score");
   return m;
+}
+
+/// FNV-1a, 64 bits, as text: JSON numbers are no safe place for it.
+std::string hash_of(const Material& material) {
+  std::uint64_t hash = 14695981039346656037u;
+  const auto add = [&hash](std::uint64_t value) { hash = (hash ^ value) * 1099511628211u; };
+  const auto add_text = [&add](const std::string& text) {
+    for (const char c : text) add(static_cast<unsigned char>(c));
+    add(256);
+  };
+  for (const auto& document : material.documents) {
+    for (const std::int32_t token : document) add(static_cast<std::uint64_t>(token));
+    add(std::uint64_t{1} << 32);
+  }
+  if (material.data) {
+    for (const llama::RecallContext& c : material.data->recall) {
+      add_text(c.context);
+      for (const llama::Question& q : c.questions) add_text(q.prompt + q.answer);
+    }
+  }
+  return format("%016llx", static_cast<unsigned long long>(hash));
 }
 
 class Evaluation {
@@ -156,12 +178,9 @@ Json Evaluation::key() const {
               {"retrieval_contexts", retrieval_.contexts},
               {"decoded", latency_.n_decoded},
               {"skip", options_.skip},
-              {"text", options_.text.string()},
-              {"tokens", options_.tokens.string()}};
+              {"hash of text and questions", hash_of(material_)}};
   const Json files = fingerprint(options_.model);
   for (const auto& [name, mark] : files.items()) key["model file " + name] = mark;
-  if (!options_.text.empty()) key["text file"] = fingerprint(options_.text);
-  if (!options_.tokens.empty()) key["tokens file"] = fingerprint(options_.tokens);
   return key;
 }
 
