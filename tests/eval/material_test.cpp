@@ -5,7 +5,7 @@
 
 #include "examples/llama/text_tokens.hpp"
 #include "kvcodec/core/error.hpp"
-#include "src/eval/evaluate.hpp"
+#include "src/eval/documents.hpp"
 #include "src/eval/retrieval.hpp"
 #include "src/verify/npy.hpp"
 #include "tests/eval/model_fixture.hpp"
@@ -182,6 +182,12 @@ TEST_F(Material, SentencePieceModelsAreReadWhereTheLibraryIs) {
   const llama::TextTokens got = llama::encode_text(folder(), with_vocabulary(8), "ab baab");
   EXPECT_EQ(got.ids, (std::vector<std::int32_t>{7, 3, 5, 4, 6}));
   EXPECT_EQ(got.begin, 1);
+  std::ofstream(folder() / "text.txt") << std::string(600, 'a');
+  const Documents documents = read_text(folder() / "text.txt", folder(), with_vocabulary(8));
+  ASSERT_EQ(documents.size(), 2u) << "the model takes 512";
+  EXPECT_EQ(documents[0].size(), 512u);
+  EXPECT_EQ(documents[1].size(), 601u - 511u + 1u);
+  EXPECT_EQ(documents[1].front(), 1) << "every document begins with <s>";
   EXPECT_NE(message_of([&] {
               llama::encode_text(folder(), with_vocabulary(7), "a");
             }).find("vocab_size = 7"),
