@@ -1,16 +1,14 @@
 // kvcodec plan: what to store how within a budget, from what each choice was measured to lose.
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "examples/llama/calibration.hpp"
-#include "examples/llama/text_tokens.hpp"
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "src/cli/commands.hpp"
+#include "src/eval/documents.hpp"
 #include "src/eval/evaluate.hpp"
 #include "src/eval/planner.hpp"
 
@@ -41,14 +39,6 @@ eval::PlannerOptions planner_options(const Options& o) {
   if (o.max_kl != 0.0) p.max_kl = o.max_kl;
   if (!o.budget.empty()) p.budget_bytes = parse_bytes(o.budget);
   return p;
-}
-
-std::string read_text(const std::string& file) {
-  std::ifstream in(file, std::ios::binary);
-  if (!in || fs::is_directory(file)) {
-    throw invalid_argument(bad_value("plan", "--text", file, "a readable file"));
-  }
-  return {std::istreambuf_iterator<char>(in), {}};
 }
 
 /// At least two documents: the first half measures, the others decide.
@@ -175,7 +165,7 @@ void add_material(CLI::App* sub, Options& o) {
   sub->add_option("--documents", o.n_documents, "to measure on; half of them decide")
       ->check(CLI::Range(2, 1 << 20))
       ->capture_default_str();
-  sub->add_option("--length", o.length, "tokens of a document")
+  sub->add_option("--length", o.length, "tokens of a document that the model writes")
       ->check(CLI::Range(2, 1 << 20))
       ->capture_default_str();
   sub->add_option("--seed", o.seed, "of the model's own text")->capture_default_str();

@@ -82,7 +82,12 @@ class Planner {
     for (auto& layer : losses_[kPolicy]) layer[0] = 0.0;
     uniform_[kPolicy][0] = 0.0;
     PlannerResult r;
-    const Setting found = solve(bits_of_budget(), r);
+    Setting found;
+    if (options_.budget_bytes) {
+      found = solve_window(r);
+    } else {
+      found = solve(*options_.budget_bits, r);
+    }
     r.measured = r.predicted;
     return finish(found, r);
   }
@@ -282,13 +287,19 @@ class Planner {
     return setting;
   }
 
-  Setting solve(double most_bits, PlannerResult& r) const {
+  /// Bits per value of the smallest plan there is.
+  double least_bits() const {
     double least = 0.0;
     for (const auto& layer : layer_choices()) {
       double own = kInfinite;
       for (const LayerChoice& c : layer) own = std::min(own, layer_bits(c));
       least += own / static_cast<double>(2 * n_layers_);
     }
+    return least;
+  }
+
+  Setting solve(double most_bits, PlannerResult& r) const {
+    const double least = least_bits();
     if (most_bits < least) {
       throw invalid_argument(bad_value("plan", "budget", most_bits,
                                        std::to_string(least) + " bits per value and above"));
@@ -299,27 +310,16 @@ class Planner {
     });
   }
 
-  /// Bits per value that pages may have.
-  double bits_of_budget() const {
-    if (!options_.budget_bytes) return *options_.budget_bits;
-    return bits_within(*options_.budget_bytes, window_);
-  }
-
   Memory memory(const std::string& plan) const {
     return measure_memory(plan, shape_, static_cast<std::int32_t>(n_layers_), options_.context, 1);
   }
 
-  /// What windows and bookkeeping leave of the bytes.
+  /// What windows and bookkeeping leave of the bytes; below 0: they do not fit.
   double bits_within(std::int64_t bytes, const Window& w) const {
     const CacheBytes f16 = memory(json_of(all({}), w).dump()).bytes;
     const auto fixed = static_cast<double>(f16.window + f16.tables);
     if (f16.payload == 0) return 16.0;  // everything is in the window
     const double left = (static_cast<double>(bytes) - fixed) / static_cast<double>(f16.payload);
-    if (left <= 0.0) {
-      throw invalid_argument(bad_value(
-          "plan", "--budget", bytes,
-          std::to_string(f16.window + f16.tables) + " bytes and more, what windows alone take"));
-    }
     return std::min(16.0, 16.0 * left);
   }
 
@@ -360,7 +360,8 @@ class Planner {
         PlannerResult own;
         Setting setting;
         const double most = fitting_bits(w, own, setting);
-        const double whole = kl(*first_, setting, w, "window");
+        if (setting.empty()) continue;
+        const double whole = first_ == nullptr ? own.predicted : kl(*first_, setting, w, "window");
         if (whole >= least) continue;
         least = whole;
         best = setting;
@@ -370,20 +371,26 @@ class Planner {
         r.predicted = own.predicted;
       }
     }
+    if (best.empty()) {
+      throw invalid_argument(bad_value(
+          "plan", "--budget", *options_.budget_bytes,
+          "more bytes: windows, centers and lags of the smallest plan do not fit with it"));
+    }
     window_ = found;
     return best;
   }
 
-  /// Centers and policies hold rows back, so the bytes of the solution decide.
+  /// Centers and policies hold rows back, so the bytes of the solution decide. Leaves `setting` empty
+  /// where nothing fits.
   double fitting_bits(const Window& w, PlannerResult& r, Setting& setting) const {
     double most = bits_within(*options_.budget_bytes, w);
-    for (int round = 0; round < 20; ++round) {
+    for (const double least = least_bits(); most >= least;) {
       setting = solve(most, r);
       if (fits_bytes(setting, w)) return most;
       most = bits(setting) - 1.0 / kCostUnits;
     }
-    throw invalid_argument(bad_value("plan", "--budget", *options_.budget_bytes,
-                                     "more bytes: windows, centers and lags do not fit"));
+    setting.clear();
+    return most;
   }
 
   bool fits_bytes(const Setting& setting, const Window& w) const {
@@ -486,26 +493,23 @@ class Planner {
 
   /// The cheapest plan whose measured divergence meets the floor on both sets of documents.
   PlannerResult for_quality() {
+    constexpr int kRounds = 8;
     const double floor = *options_.max_kl;
     double target = floor;
-    double least = kInfinite;
-    for (int round = 0; round < 8; ++round) {
-      PlannerResult r;
-      const Setting setting =
-          solve_with(r, [&](const auto& slots) { return allocate_for_loss(slots, target); });
+    PlannerResult r;
+    Setting setting;
+    for (int round = 0; round < kRounds; ++round) {
+      if (round + 1 == kRounds) target = 0.0;  // f16 everywhere loses nothing
+      setting = solve_with(r, [&](const auto& slots) { return allocate_for_loss(slots, target); });
       r.measured = kl(*first_, setting, window_, "whole plan");
       r.solver_second = r.second = kl(*second_, setting, window_, "whole plan");
       const double worst = std::max(r.measured, r.second);
-      if (worst <= floor) {
-        most_bits_ = bits(setting);
-        set_uniform(r);
-        return finish(setting, r);
-      }
-      least = std::min(least, worst);
+      if (worst <= floor) break;
       target *= 0.9 * floor / worst;
     }
-    throw invalid_argument(bad_value("plan", "--max-kl", floor,
-                                     std::to_string(least) + " and above, what was reached"));
+    most_bits_ = bits(setting);
+    set_uniform(r);
+    return finish(setting, r);
   }
 
   // ---- results ----
