@@ -49,8 +49,7 @@ eval::Documents documents_of(const Options& o, const llama::Model& model) {
   if (!o.tokens.empty()) {
     documents = eval::read_tokens(o.tokens, config);
   } else if (!o.text.empty()) {
-    documents =
-        eval::split_documents(llama::encode_text(o.model, config, read_text(o.text)).ids, length);
+    documents = eval::read_text(o.text, o.model, config);
   } else {
     documents = llama::sample_text(
         model, {.n_tokens = o.n_documents * length,
