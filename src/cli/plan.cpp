@@ -1,4 +1,5 @@
 // kvcodec plan: what to store how within a budget, from what each choice was measured to lose.
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -76,13 +77,25 @@ void print_plan(const eval::PlannerResult& r) {
               to_table(rows).c_str(), r.bits, bytes_text(r.bytes).c_str());
 }
 
+/// Of those that were measured as a whole, the four that diverge least.
+std::vector<eval::UniformSetting> best_uniform(const eval::PlannerResult& r) {
+  std::vector<eval::UniformSetting> best;
+  for (const eval::UniformSetting& u : r.uniform) {
+    if (u.kl) best.push_back(u);
+  }
+  std::stable_sort(best.begin(), best.end(),
+                   [](const auto& a, const auto& b) { return *a.kl < *b.kl; });
+  best.resize(std::min<std::size_t>(best.size(), 4));
+  return best;
+}
+
 void print_losses(const eval::PlannerResult& r) {
   std::printf(
       "\nKL in nats per token\n  sum of the parts          %.3e\n  whole, same documents     %.3e\n"
       "  whole, other documents    %.3e\n  after %3lld changes         %.3e\n",
       r.predicted, r.measured, r.solver_second, static_cast<long long>(r.n_moves), r.second);
-  for (const eval::UniformSetting& u : r.uniform) {
-    if (u.kl) std::printf("  uniform %s   %.3e\n", u.plan.c_str(), *u.kl);
+  for (const eval::UniformSetting& u : best_uniform(r)) {
+    std::printf("  uniform %s   %.3e\n", u.plan.c_str(), *u.kl);
   }
 }
 
@@ -95,9 +108,7 @@ Json compare(const Options& o, const eval::PlannerResult& r, const Executor& exe
   e.skip = {"retrieval", "attention", "latency", "distributions"};
   e.plans = eval::named_plans({"kv=f16"});
   e.plans.push_back({fs::path(o.out).filename().string(), r.plan.dump()});
-  for (const eval::UniformSetting& u : r.uniform) {
-    if (u.kl) e.plans.push_back({u.plan, u.plan});
-  }
+  for (const eval::UniformSetting& u : best_uniform(r)) e.plans.push_back({u.plan, u.plan});
   if (!r.uniform.empty()) {
     const std::string& median = r.uniform[r.uniform.size() / 2].plan;
     e.plans.push_back({"median: " + median, median});
