@@ -35,8 +35,8 @@ struct PlannerOptions {
   std::int64_t context = 4096;
   std::vector<std::int32_t> recent = {32}, sink = {0};  ///< more than one only with budget_bytes
   double slack = 1.3;
-  std::int32_t n_uniform = 12; ///< best uniform settings that are measured as a whole
-  std::int32_t n_refine = 24;  ///< measurements of changes
+  std::int32_t n_uniform = 12;  ///< best uniform settings that are measured as a whole
+  std::int32_t n_refine = 24;   ///< measurements of changes
 };
 
 /// Candidates for heads of any size: those that do not fit a model are left out.

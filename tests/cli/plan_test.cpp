@@ -21,8 +21,9 @@ class Plan : public Command {
   }
 
   /// Runs with few candidates on short documents.
-  Outcome plan(const std::vector<std::string>& more, const char* out = "plan.json") const {
-    std::vector<std::string> all = {"plan",         "--documents", "2",        "--length", "160",
+  Outcome plan(const std::vector<std::string>& more, const char* out = "plan.json",
+               const char* length = "160") const {
+    std::vector<std::string> all = {"plan",         "--documents", "2",        "--length", length,
                                     "--refine",     "3",           "--recent", "16",       "--json",
                                     path("r.json"), "-o",          path(out)};
     for (const char* k : {"hadamard+lm:b2", "hadamard+lm:b4", "qjl:m128"}) {
@@ -91,13 +92,15 @@ TEST_F(Plan, WritesTheBestOfWhatWasMeasuredWithinTheBudget) {
 TEST_F(Plan, BytesCountWindowsAndEvictionIsAChoice) {
   const Outcome outcome =
       plan({"--model", model(), "--budget", "420KiB", "--context", "2048", "--recent", "0,64",
-            "--sink", "0,4", "--evict", "--policy", "lagkv:l32:r0.5"});
+            "--sink", "0,4", "--evict", "--policy", "lagkv:l32:r0.5"},
+           "plan.json", "400");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   const eval::Memory m = eval::measure_memory(plan_text(), kShape, 2, 2048, 1);
   EXPECT_LE(m.bytes.total(), 420 * 1024);
   EXPECT_EQ(read_json("r.json").at("kv_bytes"), m.bytes.total());
   bool measured = false;
-  for (const auto& s : read_json("r.json").at("sensitivities")) {
+  const auto report = read_json("r.json");  // outlives the loop over a part of it
+  for (const auto& s : report.at("sensitivities")) {
     measured = measured || (s.at("side") == "policy" && s.at("kl") > 0.0 && s.at("bits") < 0.6);
   }
   EXPECT_TRUE(measured);
