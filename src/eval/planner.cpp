@@ -166,6 +166,11 @@ class Planner {
     return c[kPolicy] == 0 ||
            (candidates_[kKey][c[kKey]].span == 1 && candidates_[kValue][c[kValue]].span == 1);
   }
+  /// Centers hold rows back while they are found.
+  bool has_center(const LayerChoice& c) const {
+    return candidates_[kKey][c[kKey]].spec.starts_with("mean") ||
+           candidates_[kValue][c[kValue]].spec.starts_with("mean");
+  }
   double loss(std::size_t layer, const LayerChoice& c) const {
     return losses_[kKey][layer][c[kKey]] + losses_[kValue][layer][c[kValue]] +
            losses_[kPolicy][layer][c[kPolicy]];
@@ -259,6 +264,7 @@ class Planner {
         for (std::size_t v = 0; v < candidates_[kValue].size(); ++v) {
           for (std::size_t p = 0; p < candidates_[kPolicy].size(); ++p) {
             const LayerChoice c = {k, v, p};
+            if (no_centers_ && has_center(c)) continue;
             if (fits_policy(c) && std::isfinite(loss(l, c))) choices[l].push_back(c);
           }
         }
@@ -354,23 +360,28 @@ class Planner {
     Setting best;
     double least = kInfinite;
     Window found = window_;
+    const auto consider = [&](const Window& w, bool no_centers) {
+      no_centers_ = no_centers;
+      PlannerResult own;
+      Setting setting;
+      const double most = fitting_bits(w, own, setting);
+      if (setting.empty()) return;
+      const double whole = first_ == nullptr ? own.predicted : kl(*first_, setting, w, "window");
+      if (whole >= least) return;
+      least = whole;
+      best = setting;
+      found = w;
+      most_bits_ = most;
+      r.exact = own.exact;
+      r.predicted = own.predicted;
+    };
+    // The bytes that centers hold back lower the bits of all layers, so both ways are tried.
     for (const std::int32_t recent : options_.recent) {
       for (const std::int32_t sink : options_.sink) {
-        const Window w{recent, sink};
-        PlannerResult own;
-        Setting setting;
-        const double most = fitting_bits(w, own, setting);
-        if (setting.empty()) continue;
-        const double whole = first_ == nullptr ? own.predicted : kl(*first_, setting, w, "window");
-        if (whole >= least) continue;
-        least = whole;
-        best = setting;
-        found = w;
-        most_bits_ = most;
-        r.exact = own.exact;
-        r.predicted = own.predicted;
+        for (const bool no_centers : {false, true}) consider({recent, sink}, no_centers);
       }
     }
+    no_centers_ = false;
     if (best.empty()) {
       throw invalid_argument(bad_value(
           "plan", "--budget", *options_.budget_bytes,
@@ -410,7 +421,7 @@ class Planner {
       for (std::size_t v = 0; v < candidates_[kValue].size(); ++v) {
         for (std::size_t p = 0; p < candidates_[kPolicy].size(); ++p) {
           const LayerChoice c = {k, v, p};
-          if (!fits_policy(c) || layer_bits(c) / 2.0 > most_bits_ + 1e-9) continue;
+          if (!fits_policy(c) || !fits(all(c))) continue;
           order.emplace_back(uniform_[kKey][k] + uniform_[kValue][v] + uniform_[kPolicy][p], c);
         }
       }
@@ -550,6 +561,7 @@ class Planner {
   std::vector<LayerChoice> uniform_choices_;
   std::vector<std::string> left_out_;
   double most_bits_ = 16.0;
+  bool no_centers_ = false;  ///< leaves choices with a center out of the solver
   std::int64_t n_runs_ = 0;
 };
 
