@@ -316,13 +316,21 @@ class Planner {
     });
   }
 
-  Memory memory(const std::string& plan) const {
-    return measure_memory(plan, shape_, static_cast<std::int32_t>(n_layers_), options_.context, 1);
+  /// Of one sequence of the context; they do not depend on the values.
+  CacheBytes bytes_of(const std::string& plan) const {
+    const auto n_layers = static_cast<std::int32_t>(n_layers_);
+    const std::int64_t heads = shape_.n_kv_heads, d = shape_.head_dim;
+    Cache cache(make_cache_config(plan, shape_, n_layers, options_.context));
+    const SeqId seq = cache.open();
+    const std::vector<float> zeros(static_cast<std::size_t>(options_.context * heads * d), 0.0f);
+    const Rows<float> rows = dense_rows(zeros.data(), options_.context, heads, d);
+    for (std::int32_t layer = 0; layer < n_layers; ++layer) cache.append(seq, layer, rows, rows);
+    return cache.bytes(seq);
   }
 
   /// What windows and bookkeeping leave of the bytes; below 0: they do not fit.
   double bits_within(std::int64_t bytes, const Window& w) const {
-    const CacheBytes f16 = memory(json_of(all({}), w).dump()).bytes;
+    const CacheBytes f16 = bytes_of(json_of(all({}), w).dump());
     const auto fixed = static_cast<double>(f16.window + f16.tables);
     if (f16.payload == 0) return 16.0;  // everything is in the window
     const double left = (static_cast<double>(bytes) - fixed) / static_cast<double>(f16.payload);
@@ -405,7 +413,7 @@ class Planner {
   }
 
   bool fits_bytes(const Setting& setting, const Window& w) const {
-    return memory(json_of(setting, w).dump()).bytes.total() <= *options_.budget_bytes;
+    return bytes_of(json_of(setting, w).dump()).total() <= *options_.budget_bytes;
   }
   bool fits(const Setting& setting) const {
     if (bits(setting) > most_bits_ + 1e-9) return false;
@@ -528,7 +536,7 @@ class Planner {
   PlannerResult finish(const Setting& setting, PlannerResult& r) const {
     r.plan = json_of(setting, window_);
     r.bits = bits(setting);
-    r.bytes = memory(r.plan.dump()).bytes.total();
+    r.bytes = bytes_of(r.plan.dump()).total();
     r.n_runs = n_runs_;
     r.left_out = left_out_;
     for (std::size_t part = 0; part < 3; ++part) {
@@ -565,66 +573,7 @@ class Planner {
   std::int64_t n_runs_ = 0;
 };
 
-void check(const PlannerOptions& o) {
-  const int n =
-      int{o.budget_bits.has_value()} + int{o.budget_bytes.has_value()} + int{o.max_kl.has_value()};
-  if (n != 1) {
-    throw invalid_argument("plan: needs one of --budget-bits, --budget and --max-kl");
-  }
-  if (o.budget_bits && !(*o.budget_bits > 0.0 && *o.budget_bits <= 32.0)) {
-    throw invalid_argument(bad_value("plan", "--budget-bits", *o.budget_bits, "above 0 to 32"));
-  }
-  if (o.max_kl && !(*o.max_kl > 0.0 && std::isfinite(*o.max_kl))) {
-    throw invalid_argument(bad_value("plan", "--max-kl", *o.max_kl, "numbers above 0"));
-  }
-  if (o.context < kTileRows || o.context > (std::int64_t{1} << 30)) {
-    throw invalid_argument(bad_value("plan", "--context", o.context, "64..1073741824"));
-  }
-  if (o.recent.empty() || o.sink.empty() ||
-      (!o.budget_bytes && (o.recent.size() > 1 || o.sink.size() > 1))) {
-    throw invalid_argument(
-        "plan: --recent and --sink take one number each; several only with --budget, which counts "
-        "windows");
-  }
-}
-
 }  // namespace
-
-std::vector<std::string> default_candidates(Side side) {
-  std::vector<std::string> all = {"hadamard+lm:b1",
-                                  "hadamard+lm:b2",
-                                  "hadamard+lm:b3",
-                                  "hadamard+lm:b4",
-                                  "wkv:b2:g64",
-                                  "wkv:b3:g64",
-                                  "wkv:b4:g64",
-                                  "kivi:b2:g32",
-                                  "kivi:b4:g64",
-                                  "nqfit:g64:search",
-                                  "hadamard+nqfit:g64:search",
-                                  "nqkv:g64",
-                                  "int8",
-                                  "fp8:row"};
-  const std::vector<std::string> keys = {"mean+hadamard+lm:b1",
-                                         "mean+hadamard+lm:b2",
-                                         "mean+hadamard+lm:b3",
-                                         "mean+hadamard+lm:b4",
-                                         "hadamard+rabitq:b2",
-                                         "hadamard+rabitq:b3",
-                                         "mean+hadamard+rabitq:b2",
-                                         "qjl:m128",
-                                         "qjl:m256",
-                                         "qjl:m128:o4:mo64:fixed",
-                                         "qjl:m192:o8:mo64:fixed"};
-  const std::vector<std::string> values = {"lm:b2", "lm:b3", "lm:b4", "nqsym:g64"};
-  const std::vector<std::string>& more = side == Side::key ? keys : values;
-  all.insert(all.end(), more.begin(), more.end());
-  return all;
-}
-
-std::vector<std::string> default_policies() {
-  return {"lagkv:l32:r0.75", "lagkv:l32:r0.5", "lagkv:l32:r0.25"};
-}
 
 PlannerResult plan_model(const PlannerOptions& options, const Baseline& first,
                          const Baseline& second, const Captured& captured, const Executor& executor,
@@ -640,49 +589,6 @@ PlannerResult plan_captured(const PlannerOptions& options, const Captured& captu
     throw invalid_argument("plan: --max-kl and --evict need --model: captured rows have no logits");
   }
   return Planner(options, captured, executor, progress).on_captures();
-}
-
-Json to_json(const PlannerResult& r) {
-  Json parts = Json::array();
-  for (const Sensitivity& s : r.sensitivities) {
-    Json row = {{"layer", s.layer},           {"side", s.side},
-                {"choice", s.spec},           {"bits", s.bits},
-                {"attention_error", s.error}, {"kl", nullptr}};
-    if (s.kl) row["kl"] = *s.kl;
-    parts.push_back(row);
-  }
-  Json uniform = Json::array();
-  for (const UniformSetting& u : r.uniform) {
-    Json row = {{"plan", u.plan}, {"bits", u.bits}, {"predicted", u.predicted}, {"kl", nullptr}};
-    if (u.kl) row["kl"] = *u.kl;
-    uniform.push_back(row);
-  }
-  return {{"chosen", r.plan},
-          {"bits_per_value", r.bits},
-          {"kv_bytes", r.bytes},
-          {"solver_exact", r.exact},
-          {"sum_of_parts", r.predicted},
-          {"kl_same_documents", r.measured},
-          {"kl_other_documents", r.solver_second},
-          {"kl_refined", r.second},
-          {"runs", r.n_runs},
-          {"changes", r.n_moves},
-          {"sensitivities", parts},
-          {"uniform", uniform},
-          {"left_out", r.left_out}};
-}
-
-std::string sensitivity_table(const PlannerResult& r) {
-  std::vector<std::vector<std::string>> rows = {{"choice", "bits"}};
-  std::string last;
-  for (const Sensitivity& s : r.sensitivities) {
-    const std::string name = s.side + "=" + s.spec;
-    if (name != last) rows.push_back({name, cli::format("%.2f", s.bits)});
-    last = name;
-    rows.back().push_back(s.kl ? cli::format("%.2e", *s.kl) : "-");
-    if (rows.size() == 2) rows[0].push_back("layer " + std::to_string(s.layer));
-  }
-  return cli::to_table(rows);
 }
 
 }  // namespace kvcodec::eval

@@ -39,6 +39,9 @@ struct PlannerOptions {
   std::int32_t n_refine = 24;   ///< measurements of changes
 };
 
+/// Throws invalid_argument naming the option that is out of range or contradicts another.
+void check(const PlannerOptions& options);
+
 /// Candidates for heads of any size: those that do not fit a model are left out.
 std::vector<std::string> default_candidates(Side side);
 std::vector<std::string> default_policies();
