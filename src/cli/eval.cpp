@@ -11,6 +11,7 @@
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/plan/plan.hpp"
 #include "src/cli/commands.hpp"
+#include "src/cli/eval_synthetic.hpp"
 #include "src/eval/distribution.hpp"
 #include "src/eval/evaluate.hpp"
 #include "src/eval/kv_eval.hpp"
@@ -29,6 +30,7 @@ struct Options {
   std::vector<std::string> plans;
   std::vector<std::string> skip;
   eval::EvaluateOptions eval;
+  SyntheticCommand synthetic;
   int threads = 0;
 };
 
@@ -153,6 +155,17 @@ int eval_kv(const Options& options) {
   return 0;
 }
 
+int eval_synthetic(const Options& options) {
+  SyntheticCommand command = options.synthetic;
+  if (!options.eval.lengths.empty()) command.options.lengths = options.eval.lengths;
+  if (!options.plans.empty()) command.plans = plans_of(options);
+  ThreadPool pool(options.threads);
+  Json results = envelope("synthetic", command.options.kv_model, pool);
+  results.update(run(command, pool.executor()));
+  write_results(options, results);
+  return 0;
+}
+
 void add_source(CLI::App* sub, Options& o) {
   CLI::Option* model =
       sub->add_option("--model", o.eval.model,
@@ -208,12 +221,16 @@ void add_eval(CLI::App& app, Run& run) {
   sub->add_option("--json", options->json, "also write the results to this file");
   sub->add_option("--report", options->report, "also write a report to this folder");
   sub->add_flag("--resume", options->eval.resume, "go on with an interrupted run of this report");
+  add_synthetic(*sub, options->synthetic);
   sub->callback([options, &run] {
-    if (options->eval.model.empty() == options->kv.empty()) {
-      throw CLI::ValidationError("eval", "needs --model DIR or --kv DIR");
+    const int n_sources =
+        int{!options->eval.model.empty()} + int{!options->kv.empty()} + int{options->synthetic.on};
+    if (n_sources != 1) {
+      throw CLI::ValidationError("eval", "needs --model DIR or --kv DIR or --synthetic");
     }
     run = [options] {
       prepare_output(*options);
+      if (options->synthetic.on) return eval_synthetic(*options);
       return options->kv.empty() ? eval_model(*options) : eval_kv(*options);
     };
   });

@@ -12,6 +12,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 namespace kvcodec::cli_test {
 
@@ -39,7 +40,7 @@ class Command : public ::testing::Test {
   }
   void TearDown() override { fs::remove_all(folder_); }
 
-  Outcome run(std::initializer_list<std::string> arguments) const {
+  Outcome run(const std::vector<std::string>& arguments) const {
     std::string line = quoted(KVCODEC_COMMAND);
     for (const std::string& a : arguments) line += " " + quoted(a);
     const fs::path out = folder_ / "stdout.txt";
