@@ -348,7 +348,7 @@ std::vector<std::string> default_formats() {
           "kivi:b2:g32",
           "k=qjl:m256,v=nqkv:g64",
           "rabitq:b4",
-          "k=codebook,v=codebook:norope",
+          "kv=codebook:norope",
           "kv=nqkv:g64,policy=lagkv:l128:r0.5"};
 }
 

@@ -62,7 +62,7 @@ struct Bound {
     top_x = std::max(top_x, std::abs(level));
   }
   void expect(double got, const std::string& what) const {
-    EXPECT_NEAR(got, sum, (0.6 * top_m * x + 1.2 * top_x * m) / 127.0 + 1e-6) << what;
+    EXPECT_NEAR(got, sum, (0.6 * top_m * x + 1.2 * top_x * m) / 127.0 + 1e-6 * m) << what;
   }
 };
 
