@@ -113,8 +113,9 @@ class Attention {
         m_(static_cast<std::size_t>(c.n_q), -std::numeric_limits<float>::infinity()),
         l_(static_cast<std::size_t>(c.n_q)),
         acc_(static_cast<std::size_t>(c.n_q * c.head_dim)),
-        bytes_(static_cast<std::size_t>(c.n_q)) {
-    score_.prepare(q_.data(), c.n_q, bytes_.data());
+        bytes_(static_cast<std::size_t>(c.n_q) *
+               (cpu::KeyKernel::bytes_per_query(c.codec, c.head_dim) + 64) / 64) {
+    score_.prepare(c.codec, q_.data(), c.n_q, bytes());
   }
 
   /// Tiles `first` .. `first + n_window - 1` of the stream.
@@ -139,10 +140,12 @@ class Attention {
   }
 
  private:
+  std::byte* bytes() { return bytes_.data()->bytes; }
+
   void score(const std::byte* tile) {
     const int head_dim = case_.head_dim;
     if (score_) {
-      score_(case_.codec, tile, 0, q_.data(), bytes_.data(), case_.n_q, scores_.data());
+      score_(case_.codec, tile, 0, q_.data(), bytes(), case_.n_q, scores_.data());
       return;
     }
     case_.codec.decode_tile(Side::key, head_dim, tile, rows_.data());
@@ -167,7 +170,10 @@ class Attention {
   cpu::ValueKernel add_;
   std::int64_t width_;  ///< values of one decoded row, all heads of the tile
   std::vector<float> rows_, q_, scores_, m_, l_, acc_;
-  std::vector<cpu::IntegerQuery> bytes_;
+  struct alignas(64) Line {
+    std::byte bytes[64];
+  };
+  std::vector<Line> bytes_;
 };
 
 void run(benchmark::State& state, const Case& c) {

@@ -4,7 +4,7 @@
 # THE LIST of Debian and Ubuntu packages: to build everything, and for the checks of .ci/run.
 build_packages=(g++ cmake ninja-build libhwy-dev nlohmann-json3-dev libcli11-dev
   libgtest-dev libbenchmark-dev libboost-context-dev)
-check_packages=(ccache clang-format-14 clang libclang-rt-14-dev)
+check_packages=(ccache clang-format-14 clang libclang-rt-14-dev valgrind)
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -35,7 +35,7 @@ jobs=${NPROC:-${CMAKE_BUILD_PARALLEL_LEVEL:-$(default_jobs)}}
 have_package() {
   case $1 in
     g++) command -v "${CXX:-g++}" >/dev/null ;;
-    cmake | ccache | clang | clang-format-14) command -v "$1" >/dev/null ;;
+    cmake | ccache | clang | clang-format-14 | valgrind) command -v "$1" >/dev/null ;;
     ninja-build) command -v ninja >/dev/null ;;
     *) [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]] ;;
   esac

@@ -23,19 +23,19 @@ struct Unit {
 
 /// Memory of one worker.
 struct Scratch {
-  float* q;         ///< [kUnitRows, head_dim]
-  float* prepared;  ///< [kUnitRows, query_width], or q where codecs take queries as they are
-  cpu::IntegerQuery* bytes;  ///< [kUnitRows] the same in bytes
-  float* rows;               ///< [kTileRows, kMaxTileWidth] a decoded tile
-  float* center;             ///< [kUnitRows] q . k_center
-  float* scores;             ///< [kUnitRows, kTileRows]
-  std::uint64_t* visible;    ///< [kUnitRows]
-  float* running;            ///< PartialState of kUnitRows rows
-  float* split;              ///< PartialState of kUnitRows rows
+  float* q;                ///< [kUnitRows, head_dim]
+  float* prepared;         ///< [kUnitRows, query_width], or q where codecs take queries as they are
+  std::byte* bytes;        ///< [kUnitRows, bytes_per_query] the same in bytes
+  float* rows;             ///< [kTileRows, kMaxTileWidth] a decoded tile
+  float* center;           ///< [kUnitRows] q . k_center
+  float* scores;           ///< [kUnitRows, kTileRows]
+  std::uint64_t* visible;  ///< [kUnitRows]
+  float* running;          ///< PartialState of kUnitRows rows
+  float* split;            ///< PartialState of kUnitRows rows
 
   static std::int64_t floats(const KvView& view) noexcept {
     const std::int64_t head_dim = view.shape.head_dim;
-    return kUnitRows * (head_dim + prepared_width(view)) + kUnitRows * kByteFloats +
+    return kUnitRows * (head_dim + prepared_width(view)) + kUnitRows * byte_floats(view) +
            kTileRows * kMaxTileWidth + kUnitRows + kUnitRows * kTileRows + 2 * kUnitRows +
            2 * state_floats(kUnitRows, head_dim);
   }
@@ -45,8 +45,8 @@ struct Scratch {
     s.q = memory;
     s.prepared = prepared_width(view) > 0 ? s.q + kUnitRows * head_dim : s.q;
     float* bytes = s.q + kUnitRows * (head_dim + prepared_width(view));
-    s.bytes = reinterpret_cast<cpu::IntegerQuery*>(bytes);
-    s.rows = bytes + kUnitRows * kByteFloats;
+    s.bytes = reinterpret_cast<std::byte*>(bytes);
+    s.rows = bytes + kUnitRows * byte_floats(view);
     s.center = s.rows + kTileRows * kMaxTileWidth;
     s.scores = s.center + kUnitRows;
     s.visible = reinterpret_cast<std::uint64_t*>(s.scores + kUnitRows * kTileRows);
@@ -55,15 +55,17 @@ struct Scratch {
     return s;
   }
 
- private:
-  static constexpr std::int64_t kByteFloats = sizeof(cpu::IntegerQuery) / sizeof(float);
-  static_assert(sizeof(cpu::IntegerQuery) % 64 == 0);
-
-  /// 0 where the codec takes queries as they are; a multiple of 16 as head_dim is one.
+  /// Floats of a prepared query, rounded up to 16; 0 where the codec takes queries as they are.
   static std::int64_t prepared_width(const KvView& view) noexcept {
     const int head_dim = view.shape.head_dim;
     const int width = view.k_codec.query_width(head_dim);
     return width == head_dim ? 0 : (width + 15) / 16 * 16;
+  }
+
+ private:
+  static std::int64_t byte_floats(const KvView& view) noexcept {
+    const std::size_t bytes = cpu::KeyKernel::bytes_per_query(view.k_codec, view.shape.head_dim);
+    return static_cast<std::int64_t>(bytes / sizeof(float));
   }
 };
 
@@ -83,15 +85,19 @@ class RowAttention {
   /// Queries as the key codec takes them, and their products with the center of the keys: what
   /// encoded() needs once per unit.
   void prepare_queries(const Unit& u, const Scratch& scratch) const noexcept {
+    if (scratch.prepared != scratch.q) widen_queries(u, scratch, scratch.prepared);
+    prepare_widened(u, scratch);
+  }
+
+  /// Queries as the key codec takes them, to `out` [u.n_rows, query_width].
+  void widen_queries(const Unit& u, const Scratch& scratch, float* out) const noexcept {
+    score_kernel_.widen(view_.k_codec, scratch.q, u.n_rows, out);
+  }
+
+  /// The rest of prepare_queries, where scratch.prepared is filled.
+  void prepare_widened(const Unit& u, const Scratch& scratch) const noexcept {
     const int head_dim = view_.shape.head_dim;
-    if (scratch.prepared != scratch.q) {
-      const int width = view_.k_codec.query_width(head_dim);
-      for (int i = 0; i < u.n_rows; ++i) {
-        view_.k_codec.prepare_query(head_dim, scratch.q + i * head_dim,
-                                    scratch.prepared + i * width);
-      }
-    }
-    score_kernel_.prepare(scratch.prepared, u.n_rows, scratch.bytes);
+    score_kernel_.prepare(view_.k_codec, scratch.prepared, u.n_rows, scratch.bytes);
     if (view_.k_center == nullptr) return;
     const float* center = center_of(view_.k_center, u);
     for (int i = 0; i < u.n_rows; ++i) {

@@ -2,7 +2,7 @@
 //
 // A unit is (sequence, KV head, up to kUnitRows query rows[, split]). Query rows of a unit are the
 // gqa_group heads of neighbouring tokens. Calls with few query tokens per sequence (decode, verify)
-// run each split as a unit of its own and merge afterwards; calls with many (prefill) walk the
+// run each split as a unit of its own, and the last one merges them; calls with many (prefill) walk the
 // splits inside a unit. Both merge in the order of the splits, so the results are the same.
 #pragma once
 

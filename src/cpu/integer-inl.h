@@ -30,9 +30,56 @@ namespace kvcodec::cpu::HWY_NAMESPACE {
 
 // ---- Multipliers ----
 
-/// Codes of x [n] (n <= kMaxHeadDim, a multiple of 16), `part_stride` bytes from part to part. Adds
-/// -128 * the sum of each part's codes to bias[parts]. Returns the unit: 0 where x is 0, NaN where x is
-/// not finite.
+/// Codes of N values; returns them as integers, one vector per part.
+template <int kParts>
+HWY_INLINE void put_codes(VF scaled, std::int8_t* codes, int part_stride,
+                          __m512i (&total)[kParts]) {
+  const __m512i code = _mm512_cvtps_epi32(scaled.raw);
+  __m512i part[2] = {code, code};
+  if constexpr (kParts == 2) {
+    part[0] = _mm512_srai_epi32(_mm512_add_epi32(code, _mm512_set1_epi32(64)), 7);
+    part[1] = _mm512_sub_epi32(code, _mm512_slli_epi32(part[0], 7));
+  }
+  KVCODEC_UNROLL
+  for (int p = 0; p < kParts; ++p) {
+    total[p] = _mm512_add_epi32(total[p], part[p]);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + p * part_stride),
+                     _mm512_cvtepi32_epi8(part[p]));
+  }
+}
+
+/// The largest code.
+template <int kParts>
+inline constexpr float kCodeLimit = kParts == 1 ? 127.0f : 127.0f * 128.0f;
+
+/// Below this, which no product would notice, values count as 0: its inverse could overflow.
+inline constexpr float kTinyMultiplier = 1e-30f;
+
+/// Codes of kCount vectors, `part_stride` bytes from part to part; bias[parts] becomes -128 * the sum of
+/// each part's codes. Returns the unit. Values that are not finite give any codes: for weights, whose
+/// sum is NaN as well then.
+template <int kParts, int kCount>
+HWY_INLINE float quantize_vectors(const VF (&x)[kCount], std::int8_t* codes, int part_stride,
+                                  std::int32_t* bias) {
+  VF top = hn::Abs(x[0]);
+  KVCODEC_UNROLL
+  for (int v = 1; v < kCount; ++v) top = hn::Max(top, hn::Abs(x[v]));
+  const float largest = hn::GetLane(hn::MaxOfLanes(DF(), top));
+  const bool tiny = largest < kTinyMultiplier;
+  const VF inverse = hn::Set(DF(), tiny ? 0.0f : kCodeLimit<kParts> / largest);
+  __m512i total[kParts];
+  KVCODEC_UNROLL
+  for (int p = 0; p < kParts; ++p) total[p] = _mm512_setzero_si512();
+  KVCODEC_UNROLL
+  for (int v = 0; v < kCount; ++v) {
+    put_codes<kParts>(hn::Mul(x[v], inverse), codes + v * kN, part_stride, total);
+  }
+  KVCODEC_UNROLL
+  for (int p = 0; p < kParts; ++p) bias[p] = -128 * _mm512_reduce_add_epi32(total[p]);
+  return tiny ? 0.0f : largest * (1.0f / kCodeLimit<kParts>);
+}
+
+/// The same of x [n] (n <= kMaxHeadDim, a multiple of 16), with unit NaN where x is not finite.
 template <int kParts>
 HWY_INLINE float quantize(const float* x, int n, std::int8_t* codes, int part_stride,
                           std::int32_t* bias) {
@@ -45,30 +92,17 @@ HWY_INLINE float quantize(const float* x, int n, std::int8_t* codes, int part_st
   }
   const float largest =
       hn::GetLane(hn::MaxOfLanes(DF(), top)) + hn::GetLane(hn::SumOfLanes(DF(), nan));
-  constexpr float kLimit = kParts == 1 ? 127.0f : 127.0f * 128.0f;
-  // Below the smallest normal number 1 / largest could overflow.
-  const bool tiny = largest < 1e-30f;
-  const VF inverse = hn::Set(DF(), tiny ? 0.0f : kLimit / largest);
+  const bool tiny = largest < kTinyMultiplier;
+  const VF inverse = hn::Set(DF(), tiny ? 0.0f : kCodeLimit<kParts> / largest);
   __m512i total[kParts];
   KVCODEC_UNROLL
   for (int part = 0; part < kParts; ++part) total[part] = _mm512_setzero_si512();
   for (int i = 0; i < n; i += kN) {
-    const __m512i code = _mm512_cvtps_epi32(hn::Mul(hn::LoadU(DF(), x + i), inverse).raw);
-    __m512i part[2] = {code, code};
-    if constexpr (kParts == 2) {
-      part[0] = _mm512_srai_epi32(_mm512_add_epi32(code, _mm512_set1_epi32(64)), 7);
-      part[1] = _mm512_sub_epi32(code, _mm512_slli_epi32(part[0], 7));
-    }
-    KVCODEC_UNROLL
-    for (int p = 0; p < kParts; ++p) {
-      total[p] = _mm512_add_epi32(total[p], part[p]);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + p * part_stride + i),
-                       _mm512_cvtepi32_epi8(part[p]));
-    }
+    put_codes<kParts>(hn::Mul(hn::LoadU(DF(), x + i), inverse), codes + i, part_stride, total);
   }
   KVCODEC_UNROLL
   for (int p = 0; p < kParts; ++p) bias[p] = -128 * _mm512_reduce_add_epi32(total[p]);
-  return tiny ? 0.0f : largest / kLimit;
+  return tiny ? 0.0f : largest * (1.0f / kCodeLimit<kParts>);
 }
 
 // ---- Levels ----

@@ -31,15 +31,35 @@ struct IntegerQuery {
   float sum[kMaxIntegerSegments];  ///< of the channels: what zeros are multiplied with
 };
 
-/// Fills n_q queries from q [n_q, format.width], rows q_stride floats apart.
+/// A query for codes of one bit: tables (integer_bits-inl.h) follow it, 4 * width bytes.
+struct alignas(64) BitQuery {
+  float unit[kMaxIntegerSegments];
+  float sum[kMaxIntegerSegments];  ///< as above
+};
+
+/// A query for signs with outlier channels: tables of the sketch and of the outliers' sketch follow.
+struct alignas(64) SketchQuery {
+  float unit;
+  float outlier_unit;
+  std::int32_t n_channels;    ///< that the tables were made for; -1: none yet
+  std::uint8_t channels[32];  ///< which
+};
+
+/// Bytes of one query of `format` in bytes, IntegerQuery or BitQuery; a multiple of 64.
+inline std::size_t integer_query_bytes(const TileFormat& format) noexcept {
+  const auto width = static_cast<std::size_t>(format.width);
+  return format.bits == 1 ? sizeof(BitQuery) + (4 * width + 63) / 64 * 64 : sizeof(IntegerQuery);
+}
+
+/// Fills n_q queries, integer_query_bytes() each, from q [n_q, format.width], rows q_stride floats apart.
 using PrepareIntegers = void (*)(const TileFormat& format, const float* q, std::size_t q_stride,
-                                 int n_q, IntegerQuery* out);
+                                 int n_q, std::byte* out);
 
 /// scores [n_q, kTileRows] = q . rows of head `head` of a K tile. For formats with runs `q` is read,
 /// for others `queries`.
 using ScoreIntegers = void (*)(const TileFormat& format, const IntegerLevels& levels,
                                const std::byte* tile, int head, const float* q,
-                               std::size_t q_stride, const IntegerQuery* queries, int n_q,
+                               std::size_t q_stride, const std::byte* queries, int n_q,
                                float* scores);
 
 /// acc [n_q, format.width] += w [n_q, kTileRows] . rows of head `head` of a V tile.

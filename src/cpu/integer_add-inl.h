@@ -25,7 +25,6 @@ struct WeightBytes {
 template <int kQueries, int kParts>
 HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w,
                              WeightBytes<kQueries, kParts>& out) {
-  HWY_ALIGN float scaled[kTileRows];
   VF scale[kTileRows / kN];
   VF zero[kTileRows / kN];
   KVCODEC_UNROLL
@@ -34,14 +33,15 @@ HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w,
     zero[v] = p.zeros == nullptr ? hn::Zero(DF()) : load_zero(p, segment, v * kN, scale[v]);
   }
   for (int i = 0; i < kQueries; ++i) {
+    VF scaled[kTileRows / kN];
     VF sum = hn::Zero(DF());
     KVCODEC_UNROLL
     for (int v = 0; v < kTileRows / kN; ++v) {
       const VF weight = hn::LoadU(DF(), w + i * kTileRows + v * kN);
-      hn::Store(hn::Mul(weight, scale[v]), DF(), scaled + v * kN);
+      scaled[v] = hn::Mul(weight, scale[v]);
       sum = hn::MulAdd(weight, zero[v], sum);
     }
-    out.unit[i] = quantize<kParts>(scaled, kTileRows, out.codes[i][0], kTileRows, out.bias[i]);
+    out.unit[i] = quantize_vectors<kParts>(scaled, out.codes[i][0], kTileRows, out.bias[i]);
     out.offset[i] = p.zeros == nullptr ? 0.0f : hn::GetLane(hn::SumOfLanes(DF(), sum));
   }
 }

@@ -15,7 +15,8 @@ namespace kvcodec::cpu::HWY_NAMESPACE {
 /// A PrepareIntegers.
 template <int kParts>
 void prepare_integers(const TileFormat& f, const float* q, std::size_t q_stride, int n_q,
-                      IntegerQuery* out) {
+                      std::byte* queries) {
+  auto* out = reinterpret_cast<IntegerQuery*>(queries);
   const int length = segment_length(f);
   for (int i = 0; i < n_q; ++i, q += q_stride, ++out) {
     for (int s = 0; s * length < f.width; ++s) {
@@ -101,12 +102,13 @@ struct ScoreBytesPass {
 /// A ScoreIntegers.
 template <class Bytes>
 void score_integers(const TileFormat& f, const IntegerLevels& levels, const std::byte* tile,
-                    int head, const float*, std::size_t, const IntegerQuery* queries, int n_q,
+                    int head, const float*, std::size_t, const std::byte* queries, int n_q,
                     float* scores) {
   const Bytes decoder(levels);
   const HeadPlanes at = planes_of(f, tile, head);
   byte_passes<Bytes>(n_q,
-                     ScoreBytesPass<Bytes>{decoder, at, f.width, levels.unit, queries, scores});
+                     ScoreBytesPass<Bytes>{decoder, at, f.width, levels.unit,
+                                           reinterpret_cast<const IntegerQuery*>(queries), scores});
 }
 
 /// Queries times the scales of one run of tokens, in bytes.
@@ -170,8 +172,8 @@ struct ScoreRunPass {
 /// A ScoreIntegers for formats with runs.
 template <class Bytes>
 void score_run_integers(const TileFormat& f, const IntegerLevels& levels, const std::byte* tile,
-                        int head, const float* q, std::size_t q_stride, const IntegerQuery*,
-                        int n_q, float* scores) {
+                        int head, const float* q, std::size_t q_stride, const std::byte*, int n_q,
+                        float* scores) {
   const Bytes decoder(levels);
   const HeadPlanes at = planes_of(f, tile, head);
   RunQueries queries;

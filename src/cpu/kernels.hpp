@@ -58,6 +58,15 @@ struct SketchTiles {
 using ScoreSketch = void (*)(const SketchTiles& tiles, int head_dim, const std::byte* tile,
                              const float* q, int n_q, float* scores);
 
+/// Makes `queries` (SketchQuery and 4 bytes per sign, each) from q as above.
+using PrepareSketch = void (*)(const SketchTiles& tiles, int head_dim, const float* q, int n_q,
+                               std::byte* queries);
+/// The same as ScoreSketch, in integers. `queries` keeps the tables of the last list of outliers.
+using ScoreSketchIntegers = void (*)(const SketchTiles& tiles, int head_dim, const std::byte* tile,
+                                     const float* q, std::byte* queries, int n_q, float* scores);
+/// out [n_signs] = the sketch of q [head_dim].
+using ProjectQuery = void (*)(const SketchTiles& tiles, int head_dim, const float* q, float* out);
+
 /// Tiles of rows that name entries of a table: codec "codebook" (codec/codebook.hpp).
 struct CodebookTiles {
   const std::uint16_t* entries;  ///< [n_entries, head_dim] f16
@@ -108,6 +117,9 @@ struct Kernels {
   ScoreIntegers score_run_integers[kFormatKinds];  ///< of formats with runs
   AddIntegers add_integers[kFormatKinds];
   ScoreSketch score_sketch;
+  PrepareSketch prepare_sketch;
+  ScoreSketchIntegers score_sketch_integers;
+  ProjectQuery project_query;
   ScoreCodebook score_codebook;
   AddCodebook add_codebook;
   ScoreRows score_rows[3];  ///< indexed by DType

@@ -21,7 +21,9 @@
 
 #if HWY_TARGET == HWY_AVX3_DL
 #include "integer_add-inl.h"
+#include "integer_bits-inl.h"
 #include "integer_score-inl.h"
+#include "integer_sketch-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvcodec::cpu::HWY_NAMESPACE {
@@ -39,6 +41,10 @@ void fill_kernels(Kernels& table) noexcept {
   fill<kTable2, TableBytes<2>>(table);
   fill<kTable3, Table3Bytes>(table);
   fill<kTable4, TableBytes<4>>(table);
+  table.prepare_integers[kTable1] = prepare_bits;
+  table.score_integers[kTable1] = score_nibbles;
+  table.prepare_sketch = prepare_sketch;
+  table.score_sketch_integers = score_sketch_integers;
   table.score_run_integers[kTable2] = score_run_integers<TableBytes<2>>;
   table.score_run_integers[kTable4] = score_run_integers<TableBytes<4>>;
 }

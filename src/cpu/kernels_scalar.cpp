@@ -81,6 +81,9 @@ const Kernels& scalar_kernels() noexcept {
       nullptr,
       nullptr,
       nullptr,
+      nullptr,
+      nullptr,
+      nullptr,
       {score_rows<DType::f32>, score_rows<DType::f16>, score_rows<DType::bf16>},
       {add_rows<DType::f32>, add_rows<DType::f16>, add_rows<DType::bf16>},
       softmax_tile};

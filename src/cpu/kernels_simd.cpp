@@ -51,6 +51,7 @@ const Kernels* target_kernels() noexcept {
     fill_score_kernels(t);
     fill_add_kernels(t);
     t.score_sketch = score_sketch;
+    t.project_query = project_query;
     t.score_codebook = score_codebook;
     t.add_codebook = add_codebook;
     t.score_rows[static_cast<int>(DType::f32)] = score_rows<DType::f32>;

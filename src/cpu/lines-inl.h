@@ -151,11 +151,10 @@ HWY_INLINE typename Decoder::Loaded load_slot(const Decoder& decoder, const Line
   }
 }
 
-/// sum[i][kVectors * j ..] = lane sums of line j for query i. Not inlined: with
-/// what its callers keep, compilers run out of registers in here (twice the time with AVX2).
+/// sum[i][kVectors * j ..] = lane sums of line j for query i.
 template <class Decoder, int kQueries, int kSums>
-HWY_NOINLINE void multiply_lines(const Decoder& decoder, const Lines& lines, const Multipliers& m,
-                                 VF (&sum)[kQueries][kSums]) {
+HWY_INLINE void multiply_lines_here(const Decoder& decoder, const Lines& lines,
+                                    const Multipliers& m, VF (&sum)[kQueries][kSums]) {
   constexpr int kLineCount = kSums / kVectors;
   constexpr int kSlots = kLineCount * Decoder::kSlots;
   VF acc[Decoder::kChains][kQueries][kSlots];
@@ -187,6 +186,14 @@ HWY_NOINLINE void multiply_lines(const Decoder& decoder, const Lines& lines, con
       decoder.finish(&acc[0][i][j * Decoder::kSlots], &sum[i][j * kVectors]);
     }
   }
+}
+
+/// The same, not inlined: with what its callers keep, compilers run out of registers in there (twice the
+/// time with AVX2).
+template <class Decoder, int kQueries, int kSums>
+HWY_NOINLINE void multiply_lines(const Decoder& decoder, const Lines& lines, const Multipliers& m,
+                                 VF (&sum)[kQueries][kSums]) {
+  multiply_lines_here(decoder, lines, m, sum);
 }
 
 // ---- Shape of a pass ----

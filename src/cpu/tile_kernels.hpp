@@ -15,6 +15,7 @@ enum class TileReading {
   format,   ///< a kernel of its TileFormat
   integer,  ///< the same in integers
   sketch,   ///< signs with outliers
+  integer_sketch,
   codebook,
 };
 
@@ -30,14 +31,19 @@ class KeyKernel {
   explicit operator bool() const noexcept { return reading_ != TileReading::decoded; }
   TileReading reading() const noexcept { return reading_; }
 
-  /// Fills `bytes` [n_q] from q [n_q, query_width] where reading() is `integer`, or does nothing.
-  void prepare(const float* q, int n_q, IntegerQuery* bytes) const noexcept;
+  /// Prepared queries [n_q, query_width] from q [n_q, head_dim], as AnyCodec::prepare_query makes them.
+  void widen(const AnyCodec& codec, const float* q, int n_q, float* prepared) const noexcept;
+
+  /// Bytes that prepare() fills per query of a codec, with any kernel table; a multiple of 64.
+  static std::size_t bytes_per_query(const AnyCodec& codec, int head_dim) noexcept;
+  /// Fills `bytes` from q [n_q, query_width] where kernels in integers read tiles, or does nothing.
+  void prepare(const AnyCodec& codec, const float* q, int n_q, std::byte* bytes) const noexcept;
 
   /// scores [n_q, kTileRows] = q . rows of head `head` of the tile; q [n_q, query_width] prepared
-  /// queries, `bytes` what prepare() made of them. `codec` is the one of the constructor, or one that
+  /// queries, `bytes` what prepare() made of them and calls may change. `codec` is the one of the constructor, or one that
   /// differs in its tables.
   void operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* q,
-                  const IntegerQuery* bytes, int n_q, float* scores) const noexcept;
+                  std::byte* bytes, int n_q, float* scores) const noexcept;
 
  private:
   TileReading reading_ = TileReading::decoded;

@@ -20,10 +20,11 @@ namespace {
 using test::Tokens;
 
 /// Every kind of codes, groups inside and across heads, zeros, runs, signed scales, 8-bit scales.
-const char* const kSpecs[] = {
-    "int8",        "wkv:b8:g64", "wkv:b4:g128", "wkv:b3:g64", "wkv:b2:g32", "kivi:b2:g32",
-    "kivi:b4:g64", "nqkv:g64",   "nqkv:g256",   "nqfit:g32",  "nqsym:g128", "lm:b4",
-    "lm:b3",       "lm:b2",      "rabitq:b4",   "mxfp4",      "nvfp4"};
+const char* const kSpecs[] = {"int8",       "wkv:b8:g64",  "wkv:b4:g128", "wkv:b3:g64",
+                              "wkv:b2:g32", "kivi:b2:g32", "kivi:b4:g64", "nqkv:g64",
+                              "nqkv:g256",  "nqfit:g32",   "nqsym:g128",  "lm:b4",
+                              "lm:b3",      "lm:b2",       "lm:b1",       "rabitq:b1",
+                              "rabitq:b4",  "mxfp4",       "nvfp4"};
 constexpr int kHeadDims[] = {64, 80, 128, 256};
 constexpr int kQueryCounts[] = {1, 2, 3, 4, 7, 8, 13};
 constexpr int kMost = 13;
@@ -88,6 +89,10 @@ class IntegerKernels : public testing::TestWithParam<const char*> {
 TEST_P(IntegerKernels, ScoresAreTheProductsUpToRounding) {
   for_each_shape([&](const AnyCodec& codec, int head_dim, int head) {
     const cpu::KeyKernel kernel(cpu::kernels(), codec, head_dim, false, true);
+    TileFormat format;
+    if (codec.tile_format(Side::key, head_dim, format) && format.bits == 1 && head_dim % 32 != 0) {
+      return;  // no whole words: f32
+    }
     ASSERT_EQ(kernel.reading(), cpu::TileReading::integer);
     const Tile tile(codec, Side::key, head_dim, head);
     const std::vector<float> q = test::gauss_rows(kMost, head_dim, 5);
@@ -96,13 +101,18 @@ TEST_P(IntegerKernels, ScoresAreTheProductsUpToRounding) {
     for (int i = 0; i < kMost; ++i) {
       codec.prepare_query(head_dim, &q[at(i, head_dim)], &prepared[at(i, width)]);
     }
-    std::vector<cpu::IntegerQuery> bytes(kMost);
-    kernel.prepare(prepared.data(), kMost, bytes.data());
+    struct alignas(64) Line {
+      std::byte bytes[64];
+    };
+    const std::size_t of_query = cpu::KeyKernel::bytes_per_query(codec, head_dim);
+    std::vector<Line> memory(kMost * of_query / 64);
+    std::byte* bytes = memory.data()->bytes;
+    kernel.prepare(codec, prepared.data(), kMost, bytes);
     for (const int n_q : kQueryCounts) {
       const std::string what =
           codec.name() + " head_dim " + std::to_string(head_dim) + " n_q " + std::to_string(n_q);
       std::vector<float> scores(at(n_q, kTileRows), NAN);
-      kernel(codec, tile.bytes.data(), head, prepared.data(), bytes.data(), n_q, scores.data());
+      kernel(codec, tile.bytes.data(), head, prepared.data(), bytes, n_q, scores.data());
       for (int i = 0; i < n_q; ++i) {
         for (int row = 0; row < kTileRows; ++row) {
           Bound bound;
@@ -113,8 +123,8 @@ TEST_P(IntegerKernels, ScoresAreTheProductsUpToRounding) {
           bound.expect(static_cast<double>(scores[at(i, kTileRows) + at(row, 1)]), what);
         }
         std::vector<float> alone(kTileRows);
-        kernel(codec, tile.bytes.data(), head, &prepared[at(i, width)], &bytes[at(i, 1)], 1,
-               alone.data());
+        kernel(codec, tile.bytes.data(), head, &prepared[at(i, width)],
+               bytes + static_cast<std::size_t>(i) * of_query, 1, alone.data());
         ASSERT_TRUE(std::equal(alone.begin(), alone.end(), &scores[at(i, kTileRows)]))
             << what << ": query " << i << " depends on the others";
       }
@@ -125,6 +135,8 @@ TEST_P(IntegerKernels, ScoresAreTheProductsUpToRounding) {
 TEST_P(IntegerKernels, SumsAreTheProductsUpToRounding) {
   for_each_shape([&](const AnyCodec& codec, int head_dim, int head) {
     const cpu::ValueKernel kernel(cpu::kernels(), codec, head_dim, false, true);
+    TileFormat format;
+    if (codec.tile_format(Side::value, head_dim, format) && format.bits == 1) return;  // f32
     ASSERT_EQ(kernel.reading(), cpu::TileReading::integer);
     const Tile tile(codec, Side::value, head_dim, head);
     std::vector<float> w = test::gauss_rows(kMost, kTileRows, 7);
