@@ -25,7 +25,8 @@ class Call {
         out_(out),
         lse_(lse),
         rows_(view, queries, options),
-        options_(options) {
+        options_(options),
+        state_rows_(most_state_rows(view, queries)) {
     unit_begin_ = reinterpret_cast<std::int64_t*>(workspace);
     state_begin_ = unit_begin_ + view.n_seq + 1;
     wide_begin_ = state_begin_ + view.n_seq + 1;
@@ -58,7 +59,7 @@ class Call {
       n_wide += queries.indptr[s + 1] - queries.indptr[s];
     }
     const std::int64_t head_dim = view.shape.head_dim;
-    const std::int64_t floats = n_states * state_floats(kUnitRows, head_dim) +
+    const std::int64_t floats = n_states * state_floats(most_state_rows(view, queries), head_dim) +
                                 counter_floats(n_states) +
                                 n_wide * view.shape.n_q_heads * Scratch::prepared_width(view) +
                                 n_workers * Scratch::floats(view);
@@ -87,7 +88,20 @@ class Call {
     return (n_states + 15) / 16 * 16;
   }
 
-  std::int64_t state_size() const noexcept { return state_floats(kUnitRows, view_.shape.head_dim); }
+  /// Query rows of a split-parallel unit, at most.
+  static std::int64_t most_state_rows(const KvView& view, const Queries& queries) noexcept {
+    std::int64_t n_tokens = 0;
+    for (std::int64_t s = 0; s < view.n_seq; ++s) {
+      const SequencePlan plan = plan_sequence(view, queries, s);
+      const std::int64_t n = queries.indptr[s + 1] - queries.indptr[s];
+      if (plan.split_parallel) n_tokens = std::max(n_tokens, std::min(n, plan.tokens_per_unit));
+    }
+    return n_tokens * view.shape.gqa_group();
+  }
+
+  std::int64_t state_size() const noexcept {
+    return state_floats(state_rows_, view_.shape.head_dim);
+  }
 
   Scratch scratch(int worker) const noexcept {
     return Scratch::at(scratch_ + worker * Scratch::floats(view_), view_);
@@ -146,7 +160,7 @@ class Call {
       if (scratch.prepared != scratch.q) scratch.prepared = wide_queries(u);
       if (local % plan.n_splits + 1 < plan.n_splits) rows_.prepare_widened(u, scratch);
       run_split(u, plan, local % plan.n_splits, scratch,
-                state_at(memory_ + (state_begin_[seq] + local) * state_size(), kUnitRows));
+                state_at(memory_ + (state_begin_[seq] + local) * state_size(), state_rows_));
       const std::int64_t first = state_begin_[seq] + group * plan.n_splits;
       // Whoever finishes a group's last split merges them all, in order.
       const std::int32_t n_before =
@@ -170,9 +184,9 @@ class Call {
   /// Merges the states of a group's splits, the first of which stands at `first`.
   void merge_splits(const Unit& u, const SequencePlan& plan, float* first) const noexcept {
     // The first split merged into an empty state would be itself, bit for bit.
-    const PartialState running = state_at(first, kUnitRows);
+    const PartialState running = state_at(first, state_rows_);
     for (std::int64_t split = 1; split < plan.n_splits; ++split) {
-      add_state(running, state_at(first + split * state_size(), kUnitRows), u.n_rows);
+      add_state(running, state_at(first + split * state_size(), state_rows_), u.n_rows);
     }
     finish(u, running);
   }
@@ -255,6 +269,7 @@ class Call {
   float* lse_;
   RowAttention rows_;
   const AttendOptions& options_;
+  std::int64_t state_rows_;
   std::int64_t* unit_begin_;   ///< [n_seq + 1]
   std::int64_t* state_begin_;  ///< [n_seq + 1]
   float* memory_;              ///< states of split-parallel units

@@ -51,11 +51,11 @@ inline SequencePlan plan_sequence(const KvView& view, const Queries& queries,
   return plan;
 }
 
-/// State of the online softmax of up to kUnitRows query rows.
+/// State of the online softmax of up to `rows` query rows.
 struct PartialState {
-  float* m;    ///< [kUnitRows]
-  float* l;    ///< [kUnitRows]
-  float* acc;  ///< [kUnitRows, head_dim]
+  float* m;    ///< [rows]
+  float* l;    ///< [rows]
+  float* acc;  ///< [rows, head_dim]
 };
 
 /// Floats of one PartialState with `rows` query rows; a multiple of 16.

@@ -189,19 +189,18 @@ void PagedAttention::step(const Executor& executor) {
 }
 
 double PagedAttention::bytes() const {
-  const double of_tokens =
-      static_cast<double>(pages_.encoded_rows(shape_.n_tokens)) / view_.format.page_size;
-  const double of_page =
-      static_cast<double>(view_.format.strip_bytes()) * view_.format.page_size / kTileRows;
+  // Tiles are read whole.
+  const std::int64_t n_tiles = (pages_.encoded_rows(shape_.n_tokens) + kTileRows - 1) / kTileRows;
+  const double encoded = static_cast<double>(n_tiles * shape_.n_seq * view_.n_streams_per_seq()) *
+                         static_cast<double>(view_.format.strip_bytes());
   double raw = 0.0;
   for (const RawRows* rows : {view_.sinks, view_.kept, view_.recent}) {
     for (int h = 0; rows != nullptr && h < view_.shape.n_kv_heads; ++h) {
-      raw += 2.0 * rows[h].n_rows * shape_.head_dim *
-             static_cast<double>(dtype_bytes(view_.k_raw_dtype));
+      raw += static_cast<double>(rows[h].n_rows) * shape_.head_dim *
+             static_cast<double>(dtype_bytes(view_.k_raw_dtype) + dtype_bytes(view_.v_raw_dtype));
     }
   }
-  return of_tokens * of_page * view_.n_streams_per_seq() * shape_.n_seq + raw +
-         pages_.table_bytes();
+  return encoded + raw + pages_.table_bytes();
 }
 
 std::vector<float> PagedAttention::output() const {
