@@ -29,7 +29,7 @@ HWY_INLINE float make_byte_tables(const BitLevels& levels, float largest_level, 
   for (int e = 0; e < n; e += kTableCodes) {
     const VF value = hn::LoadU(DF(), x + e);
     nan = hn::MulAdd(value, hn::Zero(DF()), nan);
-    // Elements 4 k + b, k = 0..3, share an entry of byte b: sums over blocks of four lanes.
+    // Elements 4 k + b, k = 0..3, share an entry of byte b: sums over the quarters of the vector.
     VF sum = hn::Abs(value);
     sum = hn::Add(sum, VF{_mm512_shuffle_f32x4(sum.raw, sum.raw, 0x4e)});
     sum = hn::Add(sum, VF{_mm512_shuffle_f32x4(sum.raw, sum.raw, 0xb1)});

@@ -178,8 +178,9 @@ TEST(Balance, ARaggedBatchIsCutIntoSplitsOfHeads) {
                             for (std::int64_t i = 0; i < n; ++i) fn(arg, i, 0);
                           }};
   test::run_attend(view, batch, test::default_options(64), executor);
-  // Per head one unit for each 1,024 rows or part of them, and one for the rows that are not encoded.
-  EXPECT_EQ(n_units, std::vector<std::int64_t>{2 * (1 + 1) + 2 * (3 + 1) + 2 * (1 + 1)});
+  // Per head one unit for each 1,024 rows or part of them, and one for the rows that are not encoded;
+  // sequences of at most 1,024 rows have one unit per head.
+  EXPECT_EQ(n_units, std::vector<std::int64_t>{2 * 1 + 2 * (3 + 1) + 2 * 1});
 }
 
 }  // namespace
