@@ -65,8 +65,7 @@ std::string plan_of(const std::string& format) {
 }
 
 Pages::Pages(const std::string& plan, const UniqueRows& rows, std::size_t bytes,
-             std::int64_t n_tokens, int n_seq)
-    : n_unique_(rows.n) {
+             std::int64_t n_tokens, int n_seq) {
   const HeadShape shape{rows.n_kv_heads, rows.n_kv_heads, rows.head_dim};
   cache_ = std::make_unique<Cache>(make_cache_config(plan, shape, 1, rows.n));
   seq_ = cache_->open();

@@ -67,7 +67,6 @@ class Pages {
   KvView view_;
   bool drops_rows_ = false;
   double kept_share_ = 1.0;
-  std::int64_t n_unique_ = 0;
   std::int64_t n_pages_ = 0;
   std::unique_ptr<std::byte[], Free> data_;
   std::vector<std::int32_t> positions_;  ///< of listed rows, all 0: everything is visible
