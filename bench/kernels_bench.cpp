@@ -219,9 +219,9 @@ bool in_integers(const Case& c) {
 void register_all() {
   std::vector<AnyCodec> codecs;
   BuiltinCodecs::for_each([&]<class C>() { codecs.push_back(C{}); });
-  for (const char* spec :
-       {"fp8:row", "wkv:b2:g32", "wkv:b3:g128", "wkv:b8:g128", "kivi:b4:g64", "lm:b3", "lm:b2",
-        "lm:b1", "rabitq:b3", "rabitq:b1", "qjl:m256:o8", "qjl:m256:o8:exact", "nqfit:g32"}) {
+  for (const char* spec : {"fp8:row", "wkv:b2:g32", "wkv:b3:g128", "wkv:b8:g128", "kivi:b4:g64",
+                           "lm:b3", "lm:b2", "lm:b1", "rabitq:b3", "rabitq:b1", "qjl:m256:o8",
+                           "qjl:m256:o8:exact", "qjl:m256:o8:fixed", "nqfit:g32"}) {
     codecs.push_back(make_codec(spec));
   }
   const char* names[] = {"score", "add", "step"};

@@ -241,7 +241,8 @@ TEST(IntegerError, IsWithinATenthOfTheFloatPath) {
   for (const char* plan :
        {"kv=int8", "kv=wkv:b8:g64", "k=int8,v=nqfit:g64:search", "kv=nqkv:g64", "kv=nqfit:g64",
         "kv=hadamard+lm:b4", "kv=hadamard+lm:b3", "kv=hadamard+lm:b2", "kv=wkv:b4:g128",
-        "kv=kivi:b2:g32", "k=kivi:b4:g64,v=wkv:b4:g128", "k=hadamard+qjl:m256,v=nqkv:g64"}) {
+        "kv=kivi:b2:g32", "k=kivi:b4:g64,v=wkv:b4:g128", "k=hadamard+qjl:m256,v=nqkv:g64",
+        "k=qjl:m256:o8:fixed,v=int8", "k=qjl:m512:o4:exact,v=int8"}) {
     std::printf("%-34s", plan);
     for (const Set& set : kSets) {
       Tokens tokens(kShape, kKeys, 77);
