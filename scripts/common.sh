@@ -6,7 +6,7 @@ build_packages=(g++ cmake ninja-build libhwy-dev nlohmann-json3-dev libcli11-dev
   libgtest-dev libbenchmark-dev libboost-context-dev)
 # libsentencepiece-dev is optional for a build: `kvcodec eval --text` then reads tokenizer.model.
 check_packages=(ccache clang-format-14 clang libclang-rt-14-dev libsentencepiece-dev chromium
-  chromium-driver libcpp-httplib-dev)
+  chromium-driver libcpp-httplib-dev valgrind)
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -37,7 +37,7 @@ jobs=${NPROC:-${CMAKE_BUILD_PARALLEL_LEVEL:-$(default_jobs)}}
 have_package() {
   case $1 in
     g++) command -v "${CXX:-g++}" >/dev/null ;;
-    cmake | ccache | clang | clang-format-14 | chromium) command -v "$1" >/dev/null ;;
+    cmake | ccache | clang | clang-format-14 | chromium | valgrind) command -v "$1" >/dev/null ;;
     ninja-build) command -v ninja >/dev/null ;;
     chromium-driver) command -v chromedriver >/dev/null ;;
     *) [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]] ;;

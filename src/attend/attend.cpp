@@ -1,6 +1,7 @@
 // Attention over a view: cuts a call into units of work (work.hpp), runs them, merges splits.
 #include "kvcodec/attend/attend.hpp"
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -24,49 +25,113 @@ class Call {
         out_(out),
         lse_(lse),
         rows_(view, queries, options),
-        options_(options) {
+        options_(options),
+        state_rows_(most_state_rows(view, queries)) {
     unit_begin_ = reinterpret_cast<std::int64_t*>(workspace);
     state_begin_ = unit_begin_ + view.n_seq + 1;
+    wide_begin_ = state_begin_ + view.n_seq + 1;
     memory_ = reinterpret_cast<float*>(workspace + table_bytes(view));
     unit_begin_[0] = 0;
     state_begin_[0] = 0;
+    wide_begin_[0] = 0;
     for (std::int64_t s = 0; s < view.n_seq; ++s) {
       const SequencePlan plan = plan_sequence(view, queries, s);
       const std::int64_t n = plan.n_units(view.shape.n_kv_heads);
       unit_begin_[s + 1] = unit_begin_[s] + n;
       state_begin_[s + 1] = state_begin_[s] + (plan.split_parallel ? n : 0);
+      wide_begin_[s + 1] = wide_begin_[s] + (plan.split_parallel ? n_tokens(s) : 0);
     }
-    scratch_ = memory_ + state_begin_[view.n_seq] * state_size();
+    const std::int64_t n_states = state_begin_[view.n_seq];
+    n_done_ = reinterpret_cast<std::int32_t*>(memory_ + n_states * state_size());
+    std::fill_n(n_done_, n_states, 0);
+    wide_ = memory_ + n_states * state_size() + counter_floats(n_states);
+    scratch_ =
+        wide_ + wide_begin_[view.n_seq] * view.shape.n_q_heads * Scratch::prepared_width(view);
   }
 
   static std::size_t bytes(const KvView& view, const Queries& queries, int n_workers) noexcept {
     std::int64_t n_states = 0;
+    std::int64_t n_wide = 0;
     for (std::int64_t s = 0; s < view.n_seq; ++s) {
       const SequencePlan plan = plan_sequence(view, queries, s);
-      if (plan.split_parallel) n_states += plan.n_units(view.shape.n_kv_heads);
+      if (!plan.split_parallel) continue;
+      n_states += plan.n_units(view.shape.n_kv_heads);
+      n_wide += queries.indptr[s + 1] - queries.indptr[s];
     }
     const std::int64_t head_dim = view.shape.head_dim;
-    const std::int64_t floats =
-        n_states * state_floats(kUnitRows, head_dim) + n_workers * Scratch::floats(view);
+    const std::int64_t floats = n_states * state_floats(most_state_rows(view, queries), head_dim) +
+                                counter_floats(n_states) +
+                                n_wide * view.shape.n_q_heads * Scratch::prepared_width(view) +
+                                n_workers * Scratch::floats(view);
     return static_cast<std::size_t>(table_bytes(view) + 4 * floats);
   }
 
   void run(const Executor& executor) {
+    if (Scratch::prepared_width(view_) > 0) {
+      executor.parallel_for(
+          std::int64_t{view_.n_seq} * view_.shape.n_kv_heads,
+          [this](std::int64_t i, int worker) { widen_queries(i, scratch(worker)); });
+    }
     executor.parallel_for(unit_begin_[view_.n_seq],
                           [this](std::int64_t i, int worker) { run_unit(i, scratch(worker)); });
-    executor.parallel_for(view_.n_seq, [this](std::int64_t s, int) { merge_splits(s); });
   }
 
  private:
-  /// Bytes of unit_begin_ and state_begin_, a multiple of 64.
+  /// Bytes of unit_begin_, state_begin_ and wide_begin_, a multiple of 64.
   static std::int64_t table_bytes(const KvView& view) noexcept {
-    return (2 * (std::int64_t{view.n_seq} + 1) + 7) / 8 * 64;
+    return (3 * (std::int64_t{view.n_seq} + 1) + 7) / 8 * 64;
   }
 
-  std::int64_t state_size() const noexcept { return state_floats(kUnitRows, view_.shape.head_dim); }
+  /// Room for one counter per state.
+  static std::int64_t counter_floats(std::int64_t n_states) noexcept {
+    static_assert(sizeof(std::int32_t) == sizeof(float));
+    return (n_states + 15) / 16 * 16;
+  }
+
+  /// Query rows of a split-parallel unit, at most.
+  static std::int64_t most_state_rows(const KvView& view, const Queries& queries) noexcept {
+    std::int64_t n_tokens = 0;
+    for (std::int64_t s = 0; s < view.n_seq; ++s) {
+      const SequencePlan plan = plan_sequence(view, queries, s);
+      const std::int64_t n = queries.indptr[s + 1] - queries.indptr[s];
+      if (plan.split_parallel) n_tokens = std::max(n_tokens, std::min(n, plan.tokens_per_unit));
+    }
+    return n_tokens * view.shape.gqa_group();
+  }
+
+  std::int64_t state_size() const noexcept {
+    return state_floats(state_rows_, view_.shape.head_dim);
+  }
 
   Scratch scratch(int worker) const noexcept {
     return Scratch::at(scratch_ + worker * Scratch::floats(view_), view_);
+  }
+
+  std::int64_t n_tokens(std::int64_t seq) const noexcept {
+    return queries_.indptr[seq + 1] - queries_.indptr[seq];
+  }
+
+  /// Where a unit of a split-parallel sequence finds its queries as the key codec takes them: preparing
+  /// them costs as much as attending over hundreds of keys, so its splits share them.
+  float* wide_queries(const Unit& u) const noexcept {
+    const std::int64_t group = view_.shape.gqa_group();
+    const std::int64_t row = wide_begin_[u.seq] * view_.shape.n_q_heads +
+                             u.head * n_tokens(u.seq) * group +
+                             (u.first_token - queries_.indptr[u.seq]) * group;
+    return wide_ + row * view_.k_codec.query_width(view_.shape.head_dim);
+  }
+
+  /// Fills wide_ for sequence i / n_kv_heads and head i % n_kv_heads.
+  void widen_queries(std::int64_t i, const Scratch& scratch) const noexcept {
+    const std::int64_t seq = i / view_.shape.n_kv_heads;
+    const SequencePlan plan = plan_sequence(view_, queries_, seq);
+    if (!plan.split_parallel) return;
+    const std::int64_t first = i % view_.shape.n_kv_heads * plan.n_token_groups;
+    for (std::int64_t group = first; group < first + plan.n_token_groups; ++group) {
+      const Unit u = unit_of(seq, plan, group);
+      load_queries(u, scratch);
+      rows_.widen_queries(u, scratch, wide_queries(u));
+    }
   }
 
   std::int64_t sequence_of(std::int64_t unit) const noexcept {
@@ -84,16 +149,23 @@ class Call {
     return u;
   }
 
-  void run_unit(std::int64_t index, const Scratch& scratch) {
+  void run_unit(std::int64_t index, Scratch scratch) {
     const std::int64_t seq = sequence_of(index);
     const SequencePlan plan = plan_sequence(view_, queries_, seq);
     const std::int64_t local = index - unit_begin_[seq];
     if (plan.split_parallel) {
-      const Unit u = unit_of(seq, plan, local / plan.n_splits);
+      const std::int64_t group = local / plan.n_splits;
+      const Unit u = unit_of(seq, plan, group);
       load_queries(u, scratch);
-      if (local % plan.n_splits + 1 < plan.n_splits) rows_.prepare_queries(u, scratch);
+      if (scratch.prepared != scratch.q) scratch.prepared = wide_queries(u);
+      if (local % plan.n_splits + 1 < plan.n_splits) rows_.prepare_widened(u, scratch);
       run_split(u, plan, local % plan.n_splits, scratch,
-                state_at(memory_ + (state_begin_[seq] + local) * state_size(), kUnitRows));
+                state_at(memory_ + (state_begin_[seq] + local) * state_size(), state_rows_));
+      const std::int64_t first = state_begin_[seq] + group * plan.n_splits;
+      // Whoever finishes a group's last split merges them all, in order.
+      const std::int32_t n_before =
+          std::atomic_ref<std::int32_t>(n_done_[first]).fetch_add(1, std::memory_order_acq_rel);
+      if (n_before + 1 == plan.n_splits) merge_splits(u, plan, memory_ + first * state_size());
       return;
     }
     const Unit u = unit_of(seq, plan, local);
@@ -109,20 +181,14 @@ class Call {
     finish(u, running);
   }
 
-  /// Merges the splits of sequences that ran them in parallel, in order.
-  void merge_splits(std::int64_t seq) {
-    const SequencePlan plan = plan_sequence(view_, queries_, seq);
-    if (!plan.split_parallel) return;
-    for (std::int64_t group = 0; group < plan.n_groups(view_.shape.n_kv_heads); ++group) {
-      const Unit u = unit_of(seq, plan, group);
-      float* first = memory_ + (state_begin_[seq] + group * plan.n_splits) * state_size();
-      // The first split merged into an empty state would be itself, bit for bit.
-      const PartialState running = state_at(first, kUnitRows);
-      for (std::int64_t split = 1; split < plan.n_splits; ++split) {
-        add_state(running, state_at(first + split * state_size(), kUnitRows), u.n_rows);
-      }
-      finish(u, running);
+  /// Merges the states of a group's splits, the first of which stands at `first`.
+  void merge_splits(const Unit& u, const SequencePlan& plan, float* first) const noexcept {
+    // The first split merged into an empty state would be itself, bit for bit.
+    const PartialState running = state_at(first, state_rows_);
+    for (std::int64_t split = 1; split < plan.n_splits; ++split) {
+      add_state(running, state_at(first + split * state_size(), state_rows_), u.n_rows);
     }
+    finish(u, running);
   }
 
   void load_queries(const Unit& u, const Scratch& scratch) const noexcept {
@@ -203,9 +269,13 @@ class Call {
   float* lse_;
   RowAttention rows_;
   const AttendOptions& options_;
+  std::int64_t state_rows_;
   std::int64_t* unit_begin_;   ///< [n_seq + 1]
   std::int64_t* state_begin_;  ///< [n_seq + 1]
   float* memory_;              ///< states of split-parallel units
+  std::int32_t* n_done_;       ///< per state; the one of a group's first split counts its splits
+  std::int64_t* wide_begin_;   ///< [n_seq + 1] query tokens of split-parallel sequences before it
+  float* wide_;                ///< their queries as the key codec takes them
   float* scratch_;             ///< [n_workers]
 };
 
@@ -225,6 +295,14 @@ bool good_view(const KvView& v) noexcept {
 }
 
 }  // namespace
+
+bool attends_in_integers(const AnyCodec& codec, Side side, int head_dim) noexcept {
+  const cpu::Kernels& table = cpu::kernels();
+  const cpu::TileReading reading =
+      side == Side::key ? cpu::KeyKernel(table, codec, head_dim, false, true).reading()
+                        : cpu::ValueKernel(table, codec, head_dim, false, true).reading();
+  return reading == cpu::TileReading::integer || reading == cpu::TileReading::integer_sketch;
+}
 
 std::size_t attend_workspace_bytes(const KvView& view, const Queries& queries,
                                    int n_workers) noexcept {

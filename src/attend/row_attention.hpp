@@ -25,6 +25,7 @@ struct Unit {
 struct Scratch {
   float* q;                ///< [kUnitRows, head_dim]
   float* prepared;         ///< [kUnitRows, query_width], or q where codecs take queries as they are
+  std::byte* bytes;        ///< [kUnitRows, bytes_per_query] the same in bytes
   float* rows;             ///< [kTileRows, kMaxTileWidth] a decoded tile
   float* center;           ///< [kUnitRows] q . k_center
   float* scores;           ///< [kUnitRows, kTileRows]
@@ -34,15 +35,18 @@ struct Scratch {
 
   static std::int64_t floats(const KvView& view) noexcept {
     const std::int64_t head_dim = view.shape.head_dim;
-    return kUnitRows * (head_dim + prepared_width(view)) + kTileRows * kMaxTileWidth + kUnitRows +
-           kUnitRows * kTileRows + 2 * kUnitRows + 2 * state_floats(kUnitRows, head_dim);
+    return kUnitRows * (head_dim + prepared_width(view)) + kUnitRows * byte_floats(view) +
+           kTileRows * kMaxTileWidth + kUnitRows + kUnitRows * kTileRows + 2 * kUnitRows +
+           2 * state_floats(kUnitRows, head_dim);
   }
   static Scratch at(float* memory, const KvView& view) noexcept {
     const std::int64_t head_dim = view.shape.head_dim;
     Scratch s;
     s.q = memory;
     s.prepared = prepared_width(view) > 0 ? s.q + kUnitRows * head_dim : s.q;
-    s.rows = s.q + kUnitRows * (head_dim + prepared_width(view));
+    float* bytes = s.q + kUnitRows * (head_dim + prepared_width(view));
+    s.bytes = reinterpret_cast<std::byte*>(bytes);
+    s.rows = bytes + kUnitRows * byte_floats(view);
     s.center = s.rows + kTileRows * kMaxTileWidth;
     s.scores = s.center + kUnitRows;
     s.visible = reinterpret_cast<std::uint64_t*>(s.scores + kUnitRows * kTileRows);
@@ -51,12 +55,17 @@ struct Scratch {
     return s;
   }
 
- private:
-  /// 0 where the codec takes queries as they are; a multiple of 16 as head_dim is one.
+  /// Floats of a prepared query, rounded up to 16; 0 where the codec takes queries as they are.
   static std::int64_t prepared_width(const KvView& view) noexcept {
     const int head_dim = view.shape.head_dim;
     const int width = view.k_codec.query_width(head_dim);
     return width == head_dim ? 0 : (width + 15) / 16 * 16;
+  }
+
+ private:
+  static std::int64_t byte_floats(const KvView& view) noexcept {
+    const std::size_t bytes = cpu::KeyKernel::bytes_per_query(view.k_codec, view.shape.head_dim);
+    return static_cast<std::int64_t>(bytes / sizeof(float));
   }
 };
 
@@ -68,20 +77,27 @@ class RowAttention {
         queries_(queries),
         options_(options),
         table_(cpu::kernels()),
-        score_kernel_(table_, view.k_codec, view.shape.head_dim, view.k_codecs != nullptr),
-        add_kernel_(table_, view.v_codec, view.shape.head_dim, view.v_codecs != nullptr) {}
+        score_kernel_(table_, view.k_codec, view.shape.head_dim, view.k_codecs != nullptr,
+                      options.arithmetic == Arithmetic::integer),
+        add_kernel_(table_, view.v_codec, view.shape.head_dim, view.v_codecs != nullptr,
+                    options.arithmetic == Arithmetic::integer) {}
 
   /// Queries as the key codec takes them, and their products with the center of the keys: what
   /// encoded() needs once per unit.
   void prepare_queries(const Unit& u, const Scratch& scratch) const noexcept {
+    if (scratch.prepared != scratch.q) widen_queries(u, scratch, scratch.prepared);
+    prepare_widened(u, scratch);
+  }
+
+  /// Queries as the key codec takes them, to `out` [u.n_rows, query_width].
+  void widen_queries(const Unit& u, const Scratch& scratch, float* out) const noexcept {
+    score_kernel_.widen(view_.k_codec, scratch.q, u.n_rows, out);
+  }
+
+  /// The rest of prepare_queries, where scratch.prepared is filled.
+  void prepare_widened(const Unit& u, const Scratch& scratch) const noexcept {
     const int head_dim = view_.shape.head_dim;
-    if (scratch.prepared != scratch.q) {
-      const int width = view_.k_codec.query_width(head_dim);
-      for (int i = 0; i < u.n_rows; ++i) {
-        view_.k_codec.prepare_query(head_dim, scratch.q + i * head_dim,
-                                    scratch.prepared + i * width);
-      }
-    }
+    score_kernel_.prepare(view_.k_codec, scratch.prepared, u.n_rows, scratch.bytes);
     if (view_.k_center == nullptr) return;
     const float* center = center_of(view_.k_center, u);
     for (int i = 0; i < u.n_rows; ++i) {
@@ -183,7 +199,8 @@ class RowAttention {
     const int head_dim = view_.format.head_dim;
     const AnyCodec& codec = view_.k_codec_of(u.seq, u.head);
     if (score_kernel_) {
-      score_kernel_(codec, t.tile, t.head, scratch.prepared, u.n_rows, scratch.scores);
+      score_kernel_(codec, t.tile, t.head, scratch.prepared, scratch.bytes, u.n_rows,
+                    scratch.scores);
     } else {
       codec.decode_tile(Side::key, head_dim, t.tile, scratch.rows);
       const std::int64_t width = std::int64_t{view_.format.k_span} * head_dim;

@@ -1,8 +1,8 @@
 // How a call to attend is cut into units of work, and where each unit's results go.
 //
 // A unit is (sequence, KV head, up to kUnitRows query rows[, split]). Query rows of a unit are the
-// gqa_group heads of neighbouring tokens. Calls with few query tokens per sequence (decode, verify)
-// run each split as a unit of its own and merge afterwards; calls with many (prefill) walk the
+// gqa_group heads of neighbouring tokens. Long sequences with few query tokens (decode, verify)
+// run each split as a unit of its own, and the last one merges them; others walk the
 // splits inside a unit. Both merge in the order of the splits, so the results are the same.
 #pragma once
 
@@ -19,6 +19,10 @@ inline constexpr int kUnitRows = 32;
 
 /// Sequences with at most this many query tokens run their splits in parallel.
 inline constexpr std::int64_t kSplitParallelTokens = 4;
+
+/// Sequences with at most this many splits, one of them for rows that are not encoded, run them in one
+/// unit per head: a state and a merge for each would take longer than the rows.
+inline constexpr std::int64_t kFewestSplits = 2;
 
 /// Units of one sequence.
 struct SequencePlan {
@@ -47,15 +51,15 @@ inline SequencePlan plan_sequence(const KvView& view, const Queries& queries,
   plan.n_splits = (longest + kSplitRows - 1) / kSplitRows + 1;
   plan.tokens_per_unit = std::max<std::int64_t>(1, kUnitRows / view.shape.gqa_group());
   plan.n_token_groups = (n_tokens + plan.tokens_per_unit - 1) / plan.tokens_per_unit;
-  plan.split_parallel = n_tokens <= kSplitParallelTokens;
+  plan.split_parallel = n_tokens <= kSplitParallelTokens && plan.n_splits > kFewestSplits;
   return plan;
 }
 
-/// State of the online softmax of up to kUnitRows query rows.
+/// State of the online softmax of up to `rows` query rows.
 struct PartialState {
-  float* m;    ///< [kUnitRows]
-  float* l;    ///< [kUnitRows]
-  float* acc;  ///< [kUnitRows, head_dim]
+  float* m;    ///< [rows]
+  float* l;    ///< [rows]
+  float* acc;  ///< [rows, head_dim]
 };
 
 /// Floats of one PartialState with `rows` query rows; a multiple of 16.

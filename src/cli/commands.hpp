@@ -9,6 +9,7 @@ namespace kvcodec::cli {
 
 using Run = std::function<int()>;
 
+void add_bench(CLI::App& app, Run& run);
 void add_calibrate(CLI::App& app, Run& run);
 void add_demo(CLI::App& app, Run& run);
 void add_eval(CLI::App& app, Run& run);

@@ -65,8 +65,10 @@ template <int kQueries, int kCount, class Decoder>
 HWY_INLINE void add_lines(const Decoder& decoder, const HeadPlanes& at, int head_dim, int channel,
                           const SegmentWeights<kQueries>& segment, float* acc) {
   VF sum[kQueries][kCount * kVectors];
-  multiply_lines(decoder, value_lines<Decoder>(at, channel),
-                 Multipliers{segment.weights, kTileRows}, sum);
+  const Lines lines = value_lines<Decoder>(at, channel);
+  const Multipliers weights = {segment.weights, kTileRows};
+  if constexpr (kN == 16) multiply_lines_here(decoder, lines, weights, sum);
+  else multiply_lines(decoder, lines, weights, sum);
   KVCODEC_UNROLL
   for (int i = 0; i < kQueries; ++i) {
     const VF factor = hn::Set(DF(), segment.factor);

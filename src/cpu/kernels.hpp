@@ -11,6 +11,7 @@
 #include "encoding.hpp"
 #include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/dtype.hpp"
+#include "src/cpu/integer.hpp"
 
 namespace kvcodec::cpu {
 
@@ -57,6 +58,15 @@ struct SketchTiles {
 /// q [n_q, head_dim + n_signs]: queries and their sketches.
 using ScoreSketch = void (*)(const SketchTiles& tiles, int head_dim, const std::byte* tile,
                              const float* q, int n_q, float* scores);
+
+/// Makes `queries` (SketchQuery and 4 bytes per sign, each) from q as above.
+using PrepareSketch = void (*)(const SketchTiles& tiles, int head_dim, const float* q, int n_q,
+                               std::byte* queries);
+/// The same as ScoreSketch, in integers. `queries` keeps the tables of the last list of outliers.
+using ScoreSketchIntegers = void (*)(const SketchTiles& tiles, int head_dim, const std::byte* tile,
+                                     const float* q, std::byte* queries, int n_q, float* scores);
+/// out [n_signs] = the sketch of q [head_dim].
+using ProjectQuery = void (*)(const SketchTiles& tiles, int head_dim, const float* q, float* out);
 
 /// Tiles of rows that name entries of a table: codec "codebook" (codec/codebook.hpp).
 struct CodebookTiles {
@@ -150,7 +160,14 @@ struct Kernels {
   ScoreFormat score_format[kFormatKinds];
   ScoreFormat score_runs[kFormatKinds];  ///< of formats with runs
   AddFormat add_format[kFormatKinds];
+  PrepareIntegers prepare_integers[kFormatKinds];
+  ScoreIntegers score_integers[kFormatKinds];
+  ScoreIntegers score_run_integers[kFormatKinds];  ///< of formats with runs
+  AddIntegers add_integers[kFormatKinds];
   ScoreSketch score_sketch;
+  PrepareSketch prepare_sketch;
+  ScoreSketchIntegers score_sketch_integers;
+  ProjectQuery project_query;
   ScoreCodebook score_codebook;
   AddCodebook add_codebook;
   ScoreRows score_rows[3];  ///< indexed by DType
@@ -168,6 +185,9 @@ struct Kernels {
 
 /// The table in use; see kvcodec/attend/cpu_isa.hpp for how it is chosen.
 const Kernels& kernels() noexcept;
+
+/// Adds the kernels in integers to a table, if the machine runs them.
+void fill_integer_kernels(Kernels& table) noexcept;
 
 /// The definition, in plain C++.
 const Kernels& scalar_kernels() noexcept;

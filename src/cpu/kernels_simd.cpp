@@ -55,6 +55,7 @@ const Kernels* target_kernels() noexcept {
     fill_encode_kernels(t);
     fill_append_kernels(t);
     t.score_sketch = score_sketch;
+    t.project_query = project_query;
     t.score_codebook = score_codebook;
     t.add_codebook = add_codebook;
     t.score_rows[static_cast<int>(DType::f32)] = score_rows<DType::f32>;
@@ -64,6 +65,9 @@ const Kernels* target_kernels() noexcept {
     t.add_rows[static_cast<int>(DType::f16)] = add_rows<DType::f16>;
     t.add_rows[static_cast<int>(DType::bf16)] = add_rows<DType::bf16>;
     t.softmax_tile = softmax_tile;
+#if HWY_TARGET == HWY_AVX3
+    fill_integer_kernels(t);
+#endif
     return t;
   }();
   return &table;

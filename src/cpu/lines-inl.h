@@ -76,7 +76,7 @@ HWY_INLINE VU load_words(const std::uint8_t* line, int vector) {
 /// Entry `index` modulo N of a table of N. Highway wants the index reduced first; the instructions
 /// do that themselves, and one operation per 16 codes is a tenth of the time of a 4-bit kernel.
 HWY_INLINE VF lookup(VF table, VU index) {
-#if HWY_TARGET == HWY_AVX3
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
   return VF{_mm512_permutexvar_ps(index.raw, table.raw)};
 #elif HWY_TARGET == HWY_AVX2
   return VF{_mm256_permutevar8x32_ps(table.raw, index.raw)};
@@ -88,7 +88,7 @@ HWY_INLINE VF lookup(VF table, VU index) {
 
 /// Bits of `yes` where `mask` is 1, of `no` elsewhere.
 HWY_INLINE VU select_bits(VU mask, VU yes, VU no) {
-#if HWY_TARGET == HWY_AVX3
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
   return VU{_mm512_ternarylogic_epi32(mask.raw, yes.raw, no.raw, 0xca)};
 #else
   return hn::Or(hn::And(mask, yes), hn::AndNot(mask, no));
@@ -151,11 +151,10 @@ HWY_INLINE typename Decoder::Loaded load_slot(const Decoder& decoder, const Line
   }
 }
 
-/// sum[i][kVectors * j ..] = lane sums of line j for query i. Not inlined: with
-/// what its callers keep, compilers run out of registers in here (twice the time with AVX2).
+/// sum[i][kVectors * j ..] = lane sums of line j for query i.
 template <class Decoder, int kQueries, int kSums>
-HWY_NOINLINE void multiply_lines(const Decoder& decoder, const Lines& lines, const Multipliers& m,
-                                 VF (&sum)[kQueries][kSums]) {
+HWY_INLINE void multiply_lines_here(const Decoder& decoder, const Lines& lines,
+                                    const Multipliers& m, VF (&sum)[kQueries][kSums]) {
   constexpr int kLineCount = kSums / kVectors;
   constexpr int kSlots = kLineCount * Decoder::kSlots;
   VF acc[Decoder::kChains][kQueries][kSlots];
@@ -187,6 +186,14 @@ HWY_NOINLINE void multiply_lines(const Decoder& decoder, const Lines& lines, con
       decoder.finish(&acc[0][i][j * Decoder::kSlots], &sum[i][j * kVectors]);
     }
   }
+}
+
+/// The same, not inlined: with what its callers keep, compilers run out of registers in there (twice the
+/// time with AVX2).
+template <class Decoder, int kQueries, int kSums>
+HWY_NOINLINE void multiply_lines(const Decoder& decoder, const Lines& lines, const Multipliers& m,
+                                 VF (&sum)[kQueries][kSums]) {
+  multiply_lines_here(decoder, lines, m, sum);
 }
 
 // ---- Shape of a pass ----

@@ -27,6 +27,20 @@ struct ScoreSketchPass {
     else exact<kQueries>(q, scores);
   }
 
+  /// The sketch of a query's outlier channels, and that of the others.
+  HWY_INLINE void split_query(const float* q, const std::uint8_t* channels, float* inner,
+                              float* outer) const {
+    for (int s = 0; s < t.n_signs; s += kN) {
+      VF sum = hn::Zero(DF());
+      for (int j = 0; j < t.n_outliers; ++j) {
+        const float* column = t.columns + channels[j] * t.column_stride;
+        sum = hn::MulAdd(hn::Set(DF(), q[channels[j]]), hn::LoadU(DF(), column + s), sum);
+      }
+      hn::Store(sum, DF(), outer + s);
+      hn::Store(hn::Sub(hn::LoadU(DF(), q + head_dim + s), sum), DF(), inner + s);
+    }
+  }
+
  private:
   /// Lines of `n` signs each, from row `row` on.
   HWY_INLINE Lines lines_at(std::size_t offset, int n, int row) const {
@@ -100,21 +114,33 @@ struct ScoreSketchPass {
       }
     }
   }
+};
 
-  /// The sketch of a query's outlier channels, and that of the others.
-  HWY_INLINE void split_query(const float* q, const std::uint8_t* channels, float* inner,
-                              float* outer) const {
-    for (int s = 0; s < t.n_signs; s += kN) {
-      VF sum = hn::Zero(DF());
-      for (int j = 0; j < t.n_outliers; ++j) {
-        const float* column = t.columns + channels[j] * t.column_stride;
-        sum = hn::MulAdd(hn::Set(DF(), q[channels[j]]), hn::LoadU(DF(), column + s), sum);
+/// A ProjectQuery.
+inline void project_query(const SketchTiles& t, int head_dim, const float* q, float* out) {
+  constexpr int kParts = 32 / kN;
+  for (int s = 0; s < t.n_signs; s += 2 * kParts * kN) {
+    // Two halves of 32 signs; the number of signs may be an odd multiple of that.
+    const int second = s + 32 < t.n_signs ? 32 : 0;
+    VF sum[2][kParts];
+    KVCODEC_UNROLL
+    for (int p = 0; p < kParts; ++p) sum[0][p] = sum[1][p] = hn::Zero(DF());
+    const float* column = t.columns + s;
+    for (int c = 0; c < head_dim; ++c, column += t.column_stride) {
+      const VF x = hn::Set(DF(), q[c]);
+      KVCODEC_UNROLL
+      for (int p = 0; p < kParts; ++p) {
+        sum[0][p] = hn::MulAdd(x, hn::LoadU(DF(), column + p * kN), sum[0][p]);
+        sum[1][p] = hn::MulAdd(x, hn::LoadU(DF(), column + second + p * kN), sum[1][p]);
       }
-      hn::Store(sum, DF(), outer + s);
-      hn::Store(hn::Sub(hn::LoadU(DF(), q + head_dim + s), sum), DF(), inner + s);
+    }
+    KVCODEC_UNROLL
+    for (int p = 0; p < kParts; ++p) {
+      hn::StoreU(sum[0][p], DF(), out + s + p * kN);
+      hn::StoreU(sum[1][p], DF(), out + s + second + p * kN);
     }
   }
-};
+}
 
 /// A ScoreSketch.
 inline void score_sketch(const SketchTiles& t, int head_dim, const std::byte* tile, const float* q,

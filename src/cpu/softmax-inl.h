@@ -31,9 +31,14 @@ HWY_INLINE VF exp_of(VF x) {
   p = hn::MulAdd(p, r, hn::Set(d, 1.6666665459e-1f));
   p = hn::MulAdd(p, r, hn::Set(d, 5.0000001201e-1f));
   p = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), hn::Set(d, 1.0f));
+#if HWY_TARGET == HWY_AVX3
+  const __mmask16 normal = _mm512_cmp_ps_mask(x.raw, _mm512_set1_ps(-87.3f), _CMP_NLT_UQ);
+  return VF{_mm512_maskz_scalef_ps(normal, p.raw, n.raw)};
+#else
   const auto exponent = hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127));
   const VF power = hn::BitCast(d, hn::ShiftLeft<23>(exponent));
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -87.3f)), hn::Mul(p, power));
+#endif
 }
 
 /// tanh(x): error below 3e-7, relative near 0.
@@ -60,7 +65,8 @@ HWY_INLINE MF rows_mask(std::uint64_t rows, int row) {
   return hn::LoadMaskBits(DF(), bytes);
 }
 
-/// Replaces scores by logits; returns their maximum over `rows`.
+/// Replaces scores by logits; returns their maximum over `rows`, or over all if kAll.
+template <bool kAll>
 HWY_INLINE float take_logits(float sm_scale, float soft_cap, std::uint64_t rows, float* s) {
   const DF d;
   const VF lowest = hn::Neg(hn::Inf(d));
@@ -73,19 +79,20 @@ HWY_INLINE float take_logits(float sm_scale, float soft_cap, std::uint64_t rows,
       logit = hn::Mul(cap, tanh_of(hn::Div(logit, cap)));
     }
     hn::StoreU(logit, d, s + row);
-    top = hn::Max(top, hn::IfThenElse(rows_mask(rows, row), logit, lowest));
+    top = hn::Max(top, kAll ? logit : hn::IfThenElse(rows_mask(rows, row), logit, lowest));
   }
   return hn::GetLane(hn::MaxOfLanes(d, top));
 }
 
-/// Replaces logits by exp(logit - m) and by 0 outside `rows`; returns the sum.
+/// Replaces logits by exp(logit - m) and, unless kAll, by 0 outside `rows`; returns the sum.
+template <bool kAll>
 HWY_INLINE float take_weights(float m, std::uint64_t rows, float* s) {
   const DF d;
   const VF top = hn::Set(d, m);
   VF sum = hn::Zero(d);
   for (int row = 0; row < kTileRows; row += kN) {
     const VF e = exp_of(hn::Sub(hn::LoadU(d, s + row), top));
-    const VF weight = hn::IfThenElseZero(rows_mask(rows, row), e);
+    const VF weight = kAll ? e : hn::IfThenElseZero(rows_mask(rows, row), e);
     hn::StoreU(weight, d, s + row);
     sum = hn::Add(sum, weight);
   }
@@ -103,10 +110,13 @@ inline void softmax_tile(int n_q, int head_dim, float sm_scale, float soft_cap,
       for (int row = 0; row < kTileRows; row += kN) hn::StoreU(hn::Zero(d), d, s + row);
       continue;
     }
-    const float top = take_logits(sm_scale, soft_cap, rows, s);
+    const bool all = rows == ~std::uint64_t{0};
+    const float top = all ? take_logits<true>(sm_scale, soft_cap, rows, s)
+                          : take_logits<false>(sm_scale, soft_cap, rows, s);
     const bool grows = top > m[i];
     const float new_m = grows ? top : m[i];
-    const float sum = take_weights(new_m, rows, s);
+    const float sum =
+        all ? take_weights<true>(new_m, rows, s) : take_weights<false>(new_m, rows, s);
     if (grows) {
       const VF shrink = exp_of(hn::Set(d, m[i] - new_m));
       float* out = acc + i * head_dim;

@@ -1,6 +1,8 @@
 // Choice of the kernel for a codec's tiles.
 #include "tile_kernels.hpp"
 
+#include <algorithm>
+
 #include "kvcodec/codec/codebook.hpp"
 #include "kvcodec/codec/qjl.hpp"
 
@@ -76,8 +78,8 @@ CodebookTiles codebook_of(const Codebook& codec) noexcept {
 
 }  // namespace
 
-KeyKernel::KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
-                     bool own_tables) noexcept
+KeyKernel::KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim, bool own_tables,
+                     bool integers) noexcept
     : head_dim_(head_dim), table_(table) {
   const FormatKind kind =
       own_tables ? kFormatKinds : readable_kind(codec, Side::key, head_dim, format_);
@@ -88,8 +90,20 @@ KeyKernel::KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
     reading_ = TileReading::format;
     q_stride_ = static_cast<std::size_t>(codec.query_width(head_dim));
     q_skip_ = q_stride_ - static_cast<std::size_t>(format_.width);
+    if (!integers) return;
+    // Codes of one bit take any width, but whole words of it.
+    if (format_.bits == 1 ? format_.width % 32 != 0 : format_.width > kMaxHeadDim) return;
+    score_integers_ = format_.run > 0 ? table.score_run_integers[kind] : table.score_integers[kind];
+    if (score_integers_ == nullptr) return;
+    if (format_.run == 0) prepare_ = table.prepare_integers[kind];
+    levels_ = integer_levels(format_);
+    reading_ = TileReading::integer;
   } else if (table.score_sketch != nullptr && codec.as<Qjl>() != nullptr) {
-    reading_ = TileReading::sketch;
+    // Tables in bytes pay where a list of outliers serves many tiles.
+    const Qjl& qjl = *codec.as<Qjl>();
+    const bool lasting = qjl.outliers == QjlOutliers::fixed || qjl.outliers == QjlOutliers::exact;
+    const bool bytes = integers && lasting && table.score_sketch_integers != nullptr;
+    reading_ = bytes ? TileReading::integer_sketch : TileReading::sketch;
   } else if (table.score_codebook != nullptr && codec.as<Codebook>() != nullptr) {
     reading_ = TileReading::codebook;
   } else if (codec.functions().scores_itself) {
@@ -97,11 +111,50 @@ KeyKernel::KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
   }
 }
 
+std::size_t KeyKernel::bytes_per_query(const AnyCodec& codec, int head_dim) noexcept {
+  TileFormat format;
+  if (codec.tile_format(Side::key, head_dim, format)) return integer_query_bytes(format);
+  const Qjl* qjl = codec.as<Qjl>();
+  if (qjl == nullptr) return 0;
+  const SketchTiles t = sketch_of(*qjl);
+  const auto n = static_cast<std::size_t>(t.n_signs + t.n_outlier_signs);
+  return sizeof(SketchQuery) + 4 * n;
+}
+
+void KeyKernel::widen(const AnyCodec& codec, const float* q, int n_q,
+                      float* prepared) const noexcept {
+  const int width = codec.query_width(head_dim_);
+  const Qjl* qjl = codec.as<Qjl>();
+  for (int i = 0; i < n_q; ++i, q += head_dim_, prepared += width) {
+    if (qjl == nullptr || table_.project_query == nullptr) {
+      codec.prepare_query(head_dim_, q, prepared);
+    } else {
+      std::copy_n(q, head_dim_, prepared);
+      table_.project_query(sketch_of(*qjl), head_dim_, q, prepared + head_dim_);
+    }
+  }
+}
+
+void KeyKernel::prepare(const AnyCodec& codec, const float* q, int n_q,
+                        std::byte* bytes) const noexcept {
+  if (reading_ == TileReading::integer_sketch) {
+    table_.prepare_sketch(sketch_of(*codec.as<Qjl>()), head_dim_, q, n_q, bytes);
+  }
+  if (prepare_ != nullptr) prepare_(format_, q + q_skip_, q_stride_, n_q, bytes);
+}
+
 void KeyKernel::operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* q,
-                           int n_q, float* scores) const noexcept {
+                           std::byte* bytes, int n_q, float* scores) const noexcept {
   switch (reading_) {
+    case TileReading::integer:
+      score_integers_(format_, levels_, tile, head, q + q_skip_, q_stride_, bytes, n_q, scores);
+      return;
     case TileReading::format:
       score_(format_, tile, head, q + q_skip_, q_stride_, n_q, scores);
+      return;
+    case TileReading::integer_sketch:
+      table_.score_sketch_integers(sketch_of(*codec.as<Qjl>()), head_dim_, tile, q, bytes, n_q,
+                                   scores);
       return;
     case TileReading::sketch:
       table_.score_sketch(sketch_of(*codec.as<Qjl>()), head_dim_, tile, q, n_q, scores);
@@ -113,14 +166,18 @@ void KeyKernel::operator()(const AnyCodec& codec, const std::byte* tile, int hea
   }
 }
 
-ValueKernel::ValueKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
-                         bool own_tables) noexcept
+ValueKernel::ValueKernel(const Kernels& table, const AnyCodec& codec, int head_dim, bool own_tables,
+                         bool integers) noexcept
     : head_dim_(head_dim), table_(table) {
   const FormatKind kind =
       own_tables ? kFormatKinds : readable_kind(codec, Side::value, head_dim, format_);
   if (kind != kFormatKinds && format_.width == head_dim) add_ = table.add_format[kind];
   if (add_ != nullptr) {
     reading_ = TileReading::format;
+    if (!integers || table.add_integers[kind] == nullptr) return;
+    add_integers_ = table.add_integers[kind];
+    levels_ = integer_levels(format_);
+    reading_ = TileReading::integer;
   } else if (table.add_codebook != nullptr && codec.as<Codebook>() != nullptr) {
     reading_ = TileReading::codebook;
   } else if (codec.functions().sums_itself) {
@@ -132,6 +189,7 @@ void ValueKernel::operator()(const AnyCodec& codec, const std::byte* tile, int h
                              int n_q, float* acc) const noexcept {
   switch (reading_) {
     case TileReading::format: add_(format_, tile, head, w, n_q, acc); return;
+    case TileReading::integer: add_integers_(format_, levels_, tile, head, w, n_q, acc); return;
     case TileReading::codebook:
       table_.add_codebook(codebook_of(*codec.as<Codebook>()), head_dim_, tile, w, n_q, acc);
       return;

@@ -21,7 +21,10 @@ using test::Tokens;
 struct Setup {
   std::string plan;
   HeadShape shape;
+  Arithmetic arithmetic = Arithmetic::f32;
 };
+
+constexpr Arithmetic kInteger = Arithmetic::integer;
 
 class Determinism : public ::testing::TestWithParam<Setup> {
  protected:
@@ -40,6 +43,7 @@ class Determinism : public ::testing::TestWithParam<Setup> {
     options_ = test::default_options(shape_.head_dim);
     options_.window = 1500;
     options_.window_sinks = 3;
+    options_.arithmetic = GetParam().arithmetic;
   }
 
   std::size_t out_per_token() const {
@@ -141,12 +145,43 @@ TEST_P(Determinism, OrderOfSequencesDoesNotMatter) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Plans, Determinism,
-                         ::testing::Values(Setup{"k=nqkv,v=nqsym,recent=32,sink=4", {4, 2, 64}},
-                                           Setup{"k=int8,v=f16,recent=1", {7, 1, 80}},
-                                           Setup{"k=f32,v=bf16,recent=100,page=256", {16, 1, 64}},
-                                           Setup{"kv=nqkv:g128,recent=1", {2, 2, 64}}),
-                         [](const auto& setup) { return test::test_name(setup.param.plan); });
+INSTANTIATE_TEST_SUITE_P(
+    Plans, Determinism,
+    ::testing::Values(Setup{"k=nqkv,v=nqsym,recent=32,sink=4", {4, 2, 64}},
+                      Setup{"k=int8,v=f16,recent=1", {7, 1, 80}},
+                      Setup{"k=f32,v=bf16,recent=100,page=256", {16, 1, 64}},
+                      Setup{"kv=nqkv:g128,recent=1", {2, 2, 64}},
+                      Setup{"k=qjl:m256,v=nqkv:g64,recent=1", {4, 2, 64}},
+                      Setup{"kv=int8,recent=1", {7, 1, 80}, kInteger},
+                      Setup{"k=kivi:b2:g32,v=lm:b3", {16, 1, 64}, kInteger},
+                      Setup{"k=qjl:m256:o8:fixed,v=nqkv:g64,recent=1", {4, 2, 64}, kInteger}),
+    [](const auto& setup) { return test::test_name(setup.param.plan); });
+
+// Threads take units one by one, so none is idle for longer than one unit: a split of one head.
+TEST(Balance, ARaggedBatchIsCutIntoSplitsOfHeads) {
+  const HeadShape shape{4, 2, 64};
+  Cache cache(make_cache_config("kv=int8,recent=0", shape, 1, 4096, 3));
+  constexpr std::int64_t kTokens[] = {64, 2560, 1024};
+  std::vector<SeqId> seqs;
+  for (const std::int64_t n : kTokens) {
+    seqs.push_back(cache.open());
+    const Tokens tokens(shape, n, 5);
+    ASSERT_EQ(append(cache, seqs.back(), 0, tokens, 0, n), Status::ok);
+  }
+  ViewBuffers buffers;
+  const KvView view = cache.view(0, seqs, buffers);
+  const QueryBatch batch = make_queries(shape, {1, 1, 1}, {63, 2559, 1023}, 9);
+  std::vector<std::int64_t> n_units;
+  const Executor executor{&n_units, 2,
+                          [](void* self, std::int64_t n, void* arg, Executor::Task fn) {
+                            static_cast<std::vector<std::int64_t>*>(self)->push_back(n);
+                            for (std::int64_t i = 0; i < n; ++i) fn(arg, i, 0);
+                          }};
+  test::run_attend(view, batch, test::default_options(64), executor);
+  // Per head one unit for each 1,024 rows or part of them, and one for the rows that are not encoded;
+  // sequences of at most 1,024 rows have one unit per head.
+  EXPECT_EQ(n_units, std::vector<std::int64_t>{2 * 1 + 2 * (3 + 1) + 2 * 1});
+}
 
 }  // namespace
 }  // namespace kvcodec

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
+#include <ctime>
 #include <thread>
 #include <vector>
 
@@ -107,6 +109,16 @@ TEST(ThreadPool, LivesBesideOthers) {
     EXPECT_EQ(n.load(), 9);
   });
   { const ThreadPool unused(4); }
+}
+
+// Threads that spin would use as much of the processor as there is time.
+TEST(ThreadPool, SleepsWhileThereIsNoWork) {
+  ThreadPool pool(4);
+  pool.executor().parallel_for(100, [](std::int64_t, int) {});
+  const std::clock_t before = std::clock();  // of all threads of the process
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  const double used = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
+  EXPECT_LT(used, 0.02);
 }
 
 TEST(ThreadPool, ZeroMeansTheHardware) {
