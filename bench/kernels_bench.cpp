@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "bench/bandwidth.hpp"
+#include "kvcodec/attend/attend.hpp"
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/codec/make_codec.hpp"
 #include "src/cpu/kernels.hpp"
@@ -42,6 +43,7 @@ struct Case {
   int head_dim;
   int n_q;
   bool hot;
+  bool integers;
 };
 
 struct FreeAligned {
@@ -102,15 +104,18 @@ class Attention {
   Attention(const Case& c, const cpu::Kernels& table)
       : case_(c),
         table_(table),
-        score_(table, c.codec, c.head_dim),
-        add_(table, c.codec, c.head_dim),
+        score_(table, c.codec, c.head_dim, false, c.integers),
+        add_(table, c.codec, c.head_dim, false, c.integers),
         width_(std::int64_t{c.codec.head_span(c.head_dim)} * c.head_dim),
         rows_(static_cast<std::size_t>(kTileRows * width_)),
         q_(gaussian(static_cast<std::size_t>(c.n_q * c.codec.query_width(c.head_dim)))),
         scores_(static_cast<std::size_t>(c.n_q * kTileRows), 0.5f),
         m_(static_cast<std::size_t>(c.n_q), -std::numeric_limits<float>::infinity()),
         l_(static_cast<std::size_t>(c.n_q)),
-        acc_(static_cast<std::size_t>(c.n_q * c.head_dim)) {}
+        acc_(static_cast<std::size_t>(c.n_q * c.head_dim)),
+        bytes_(static_cast<std::size_t>(c.n_q)) {
+    score_.prepare(q_.data(), c.n_q, bytes_.data());
+  }
 
   /// Tiles `first` .. `first + n_window - 1` of the stream.
   void run(const Stream& stream, std::size_t first) {
@@ -137,7 +142,7 @@ class Attention {
   void score(const std::byte* tile) {
     const int head_dim = case_.head_dim;
     if (score_) {
-      score_(case_.codec, tile, 0, q_.data(), case_.n_q, scores_.data());
+      score_(case_.codec, tile, 0, q_.data(), bytes_.data(), case_.n_q, scores_.data());
       return;
     }
     case_.codec.decode_tile(Side::key, head_dim, tile, rows_.data());
@@ -162,6 +167,7 @@ class Attention {
   cpu::ValueKernel add_;
   std::int64_t width_;  ///< values of one decoded row, all heads of the tile
   std::vector<float> rows_, q_, scores_, m_, l_, acc_;
+  std::vector<cpu::IntegerQuery> bytes_;
 };
 
 void run(benchmark::State& state, const Case& c) {
@@ -192,6 +198,18 @@ void run(benchmark::State& state, const Case& c) {
   if (!c.hot) state.counters["read_share"] = bytes / best / bench::read_bandwidth();
 }
 
+/// Whether a kernel in integers takes part.
+bool in_integers(const Case& c) {
+  const std::string before = cpu_isa();
+  force_cpu_isa(c.isa);
+  const bool key =
+      c.operation != Operation::add && attends_in_integers(c.codec, Side::key, c.head_dim);
+  const bool value = c.operation != Operation::score && !c.codec.key_only() &&
+                     attends_in_integers(c.codec, Side::value, c.head_dim);
+  force_cpu_isa(before);
+  return key || value;
+}
+
 void register_all() {
   std::vector<AnyCodec> codecs;
   BuiltinCodecs::for_each([&]<class C>() { codecs.push_back(C{}); });
@@ -207,15 +225,20 @@ void register_all() {
         for (const int n_q : {1, 4, 8}) {
           for (const std::string& isa : available_cpu_isas()) {
             for (const bool hot : {true, false}) {
-              if (isa == "scalar" && !hot) continue;  // far from any memory limit
-              if (!codec.supports(head_dim)) continue;
-              if (codec.key_only() && operation != Operation::score) continue;
-              const Case c = {isa, codec.with_tables(head_dim), operation, head_dim, n_q, hot};
-              const std::string name = std::string(names[static_cast<int>(operation)]) + "/" +
-                                       codec.name() + "/d" + std::to_string(head_dim) + "/q" +
-                                       std::to_string(n_q) + "/" + isa + (hot ? "/hot" : "/dram");
-              benchmark::RegisterBenchmark(name.c_str(),
-                                           [c](benchmark::State& state) { run(state, c); });
+              for (const bool integers : {false, true}) {
+                if (isa == "scalar" && !hot) continue;  // far from any memory limit
+                if (!codec.supports(head_dim)) continue;
+                if (codec.key_only() && operation != Operation::score) continue;
+                const Case c = {isa,     codec.with_tables(head_dim), operation, head_dim, n_q, hot,
+                                integers};
+                if (integers && !in_integers(c)) continue;
+                const std::string name = std::string(names[static_cast<int>(operation)]) + "/" +
+                                         codec.name() + "/d" + std::to_string(head_dim) + "/q" +
+                                         std::to_string(n_q) + "/" + isa +
+                                         (integers ? "/integer" : "") + (hot ? "/hot" : "/dram");
+                benchmark::RegisterBenchmark(name.c_str(),
+                                             [c](benchmark::State& state) { run(state, c); });
+              }
             }
           }
         }

@@ -226,6 +226,14 @@ bool good_view(const KvView& v) noexcept {
 
 }  // namespace
 
+bool attends_in_integers(const AnyCodec& codec, Side side, int head_dim) noexcept {
+  const cpu::Kernels& table = cpu::kernels();
+  const cpu::TileReading reading =
+      side == Side::key ? cpu::KeyKernel(table, codec, head_dim, false, true).reading()
+                        : cpu::ValueKernel(table, codec, head_dim, false, true).reading();
+  return reading == cpu::TileReading::integer;
+}
+
 std::size_t attend_workspace_bytes(const KvView& view, const Queries& queries,
                                    int n_workers) noexcept {
   if (!good_view(view) || (view.n_seq > 0 && queries.indptr == nullptr)) return 0;

@@ -23,26 +23,30 @@ struct Unit {
 
 /// Memory of one worker.
 struct Scratch {
-  float* q;                ///< [kUnitRows, head_dim]
-  float* prepared;         ///< [kUnitRows, query_width], or q where codecs take queries as they are
-  float* rows;             ///< [kTileRows, kMaxTileWidth] a decoded tile
-  float* center;           ///< [kUnitRows] q . k_center
-  float* scores;           ///< [kUnitRows, kTileRows]
-  std::uint64_t* visible;  ///< [kUnitRows]
-  float* running;          ///< PartialState of kUnitRows rows
-  float* split;            ///< PartialState of kUnitRows rows
+  float* q;         ///< [kUnitRows, head_dim]
+  float* prepared;  ///< [kUnitRows, query_width], or q where codecs take queries as they are
+  cpu::IntegerQuery* bytes;  ///< [kUnitRows] the same in bytes
+  float* rows;               ///< [kTileRows, kMaxTileWidth] a decoded tile
+  float* center;             ///< [kUnitRows] q . k_center
+  float* scores;             ///< [kUnitRows, kTileRows]
+  std::uint64_t* visible;    ///< [kUnitRows]
+  float* running;            ///< PartialState of kUnitRows rows
+  float* split;              ///< PartialState of kUnitRows rows
 
   static std::int64_t floats(const KvView& view) noexcept {
     const std::int64_t head_dim = view.shape.head_dim;
-    return kUnitRows * (head_dim + prepared_width(view)) + kTileRows * kMaxTileWidth + kUnitRows +
-           kUnitRows * kTileRows + 2 * kUnitRows + 2 * state_floats(kUnitRows, head_dim);
+    return kUnitRows * (head_dim + prepared_width(view)) + kUnitRows * kByteFloats +
+           kTileRows * kMaxTileWidth + kUnitRows + kUnitRows * kTileRows + 2 * kUnitRows +
+           2 * state_floats(kUnitRows, head_dim);
   }
   static Scratch at(float* memory, const KvView& view) noexcept {
     const std::int64_t head_dim = view.shape.head_dim;
     Scratch s;
     s.q = memory;
     s.prepared = prepared_width(view) > 0 ? s.q + kUnitRows * head_dim : s.q;
-    s.rows = s.q + kUnitRows * (head_dim + prepared_width(view));
+    float* bytes = s.q + kUnitRows * (head_dim + prepared_width(view));
+    s.bytes = reinterpret_cast<cpu::IntegerQuery*>(bytes);
+    s.rows = bytes + kUnitRows * kByteFloats;
     s.center = s.rows + kTileRows * kMaxTileWidth;
     s.scores = s.center + kUnitRows;
     s.visible = reinterpret_cast<std::uint64_t*>(s.scores + kUnitRows * kTileRows);
@@ -52,6 +56,9 @@ struct Scratch {
   }
 
  private:
+  static constexpr std::int64_t kByteFloats = sizeof(cpu::IntegerQuery) / sizeof(float);
+  static_assert(sizeof(cpu::IntegerQuery) % 64 == 0);
+
   /// 0 where the codec takes queries as they are; a multiple of 16 as head_dim is one.
   static std::int64_t prepared_width(const KvView& view) noexcept {
     const int head_dim = view.shape.head_dim;
@@ -68,8 +75,10 @@ class RowAttention {
         queries_(queries),
         options_(options),
         table_(cpu::kernels()),
-        score_kernel_(table_, view.k_codec, view.shape.head_dim, view.k_codecs != nullptr),
-        add_kernel_(table_, view.v_codec, view.shape.head_dim, view.v_codecs != nullptr) {}
+        score_kernel_(table_, view.k_codec, view.shape.head_dim, view.k_codecs != nullptr,
+                      options.arithmetic == Arithmetic::integer),
+        add_kernel_(table_, view.v_codec, view.shape.head_dim, view.v_codecs != nullptr,
+                    options.arithmetic == Arithmetic::integer) {}
 
   /// Queries as the key codec takes them, and their products with the center of the keys: what
   /// encoded() needs once per unit.
@@ -82,6 +91,7 @@ class RowAttention {
                                     scratch.prepared + i * width);
       }
     }
+    score_kernel_.prepare(scratch.prepared, u.n_rows, scratch.bytes);
     if (view_.k_center == nullptr) return;
     const float* center = center_of(view_.k_center, u);
     for (int i = 0; i < u.n_rows; ++i) {
@@ -183,7 +193,8 @@ class RowAttention {
     const int head_dim = view_.format.head_dim;
     const AnyCodec& codec = view_.k_codec_of(u.seq, u.head);
     if (score_kernel_) {
-      score_kernel_(codec, t.tile, t.head, scratch.prepared, u.n_rows, scratch.scores);
+      score_kernel_(codec, t.tile, t.head, scratch.prepared, scratch.bytes, u.n_rows,
+                    scratch.scores);
     } else {
       codec.decode_tile(Side::key, head_dim, t.tile, scratch.rows);
       const std::int64_t width = std::int64_t{view_.format.k_span} * head_dim;

@@ -9,10 +9,12 @@ namespace kvcodec::cli {
 
 using Run = std::function<int()>;
 
+void add_bench(CLI::App& app, Run& run);
 void add_calibrate(CLI::App& app, Run& run);
 void add_demo(CLI::App& app, Run& run);
 void add_eval(CLI::App& app, Run& run);
 void add_list(CLI::App& app, Run& run);
+void add_reproduce(CLI::App& app, Run& run);
 void add_verify(CLI::App& app, Run& run);
 
 }  // namespace kvcodec::cli

@@ -37,10 +37,12 @@ int explain(const CLI::App& app, const CLI::ParseError& e, const std::string& fi
 int main(int argc, char** argv) {
   CLI::App app("Keeps an LLM's KV cache compressed and attends over it.", "kvcodec");
   kvcodec::cli::Run run;
+  kvcodec::cli::add_bench(app, run);
   kvcodec::cli::add_calibrate(app, run);
   kvcodec::cli::add_demo(app, run);
   kvcodec::cli::add_eval(app, run);
   kvcodec::cli::add_list(app, run);
+  kvcodec::cli::add_reproduce(app, run);
   kvcodec::cli::add_verify(app, run);
   app.require_subcommand(1);
   app.set_version_flag("--version", KVCODEC_VERSION);

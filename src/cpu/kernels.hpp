@@ -10,6 +10,7 @@
 
 #include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/dtype.hpp"
+#include "src/cpu/integer.hpp"
 
 namespace kvcodec::cpu {
 
@@ -102,6 +103,10 @@ struct Kernels {
   ScoreFormat score_format[kFormatKinds];
   ScoreFormat score_runs[kFormatKinds];  ///< of formats with runs
   AddFormat add_format[kFormatKinds];
+  PrepareIntegers prepare_integers[kFormatKinds];
+  ScoreIntegers score_integers[kFormatKinds];
+  ScoreIntegers score_run_integers[kFormatKinds];  ///< of formats with runs
+  AddIntegers add_integers[kFormatKinds];
   ScoreSketch score_sketch;
   ScoreCodebook score_codebook;
   AddCodebook add_codebook;
@@ -112,6 +117,9 @@ struct Kernels {
 
 /// The table in use; see kvcodec/attend/cpu_isa.hpp for how it is chosen.
 const Kernels& kernels() noexcept;
+
+/// Adds the kernels in integers to a table, if the machine runs them.
+void fill_integer_kernels(Kernels& table) noexcept;
 
 /// The definition, in plain C++.
 const Kernels& scalar_kernels() noexcept;

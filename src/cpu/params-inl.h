@@ -26,6 +26,11 @@ struct Params {
   int length;
 };
 
+/// Channels of a segment.
+HWY_INLINE int segment_length(const TileFormat& f) {
+  return f.group == 0 || f.group > f.width || f.run > 0 ? f.width : f.group;
+}
+
 /// Where one head of a tile stands.
 struct HeadPlanes {
   const std::uint8_t* codes;
@@ -48,7 +53,7 @@ HWY_INLINE HeadPlanes planes_of(const TileFormat& f, const std::byte* tile, int 
   p.stored = f.stored;
   p.factor = f.scale * level_factor(f);
   p.center = level_center(f);
-  p.length = f.group == 0 || f.group > f.width || f.run > 0 ? f.width : f.group;
+  p.length = segment_length(f);
   // Divisions are a few percent of a tile's time; most formats need none.
   p.n = p.length == f.width ? 1 : (f.width + p.length - 1) / p.length;
   if (f.group == 0) return at;

@@ -76,8 +76,8 @@ CodebookTiles codebook_of(const Codebook& codec) noexcept {
 
 }  // namespace
 
-KeyKernel::KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
-                     bool own_tables) noexcept
+KeyKernel::KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim, bool own_tables,
+                     bool integers) noexcept
     : head_dim_(head_dim), table_(table) {
   const FormatKind kind =
       own_tables ? kFormatKinds : readable_kind(codec, Side::key, head_dim, format_);
@@ -88,6 +88,12 @@ KeyKernel::KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
     reading_ = TileReading::format;
     q_stride_ = static_cast<std::size_t>(codec.query_width(head_dim));
     q_skip_ = q_stride_ - static_cast<std::size_t>(format_.width);
+    if (!integers || format_.width > kMaxHeadDim) return;
+    score_integers_ = format_.run > 0 ? table.score_run_integers[kind] : table.score_integers[kind];
+    if (score_integers_ == nullptr) return;
+    if (format_.run == 0) prepare_ = table.prepare_integers[kind];
+    levels_ = integer_levels(format_);
+    reading_ = TileReading::integer;
   } else if (table.score_sketch != nullptr && codec.as<Qjl>() != nullptr) {
     reading_ = TileReading::sketch;
   } else if (table.score_codebook != nullptr && codec.as<Codebook>() != nullptr) {
@@ -97,9 +103,16 @@ KeyKernel::KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
   }
 }
 
+void KeyKernel::prepare(const float* q, int n_q, IntegerQuery* bytes) const noexcept {
+  if (prepare_ != nullptr) prepare_(format_, q + q_skip_, q_stride_, n_q, bytes);
+}
+
 void KeyKernel::operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* q,
-                           int n_q, float* scores) const noexcept {
+                           const IntegerQuery* bytes, int n_q, float* scores) const noexcept {
   switch (reading_) {
+    case TileReading::integer:
+      score_integers_(format_, levels_, tile, head, q + q_skip_, q_stride_, bytes, n_q, scores);
+      return;
     case TileReading::format:
       score_(format_, tile, head, q + q_skip_, q_stride_, n_q, scores);
       return;
@@ -113,14 +126,18 @@ void KeyKernel::operator()(const AnyCodec& codec, const std::byte* tile, int hea
   }
 }
 
-ValueKernel::ValueKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
-                         bool own_tables) noexcept
+ValueKernel::ValueKernel(const Kernels& table, const AnyCodec& codec, int head_dim, bool own_tables,
+                         bool integers) noexcept
     : head_dim_(head_dim), table_(table) {
   const FormatKind kind =
       own_tables ? kFormatKinds : readable_kind(codec, Side::value, head_dim, format_);
   if (kind != kFormatKinds && format_.width == head_dim) add_ = table.add_format[kind];
   if (add_ != nullptr) {
     reading_ = TileReading::format;
+    if (!integers || table.add_integers[kind] == nullptr) return;
+    add_integers_ = table.add_integers[kind];
+    levels_ = integer_levels(format_);
+    reading_ = TileReading::integer;
   } else if (table.add_codebook != nullptr && codec.as<Codebook>() != nullptr) {
     reading_ = TileReading::codebook;
   } else if (codec.functions().sums_itself) {
@@ -132,6 +149,7 @@ void ValueKernel::operator()(const AnyCodec& codec, const std::byte* tile, int h
                              int n_q, float* acc) const noexcept {
   switch (reading_) {
     case TileReading::format: add_(format_, tile, head, w, n_q, acc); return;
+    case TileReading::integer: add_integers_(format_, levels_, tile, head, w, n_q, acc); return;
     case TileReading::codebook:
       table_.add_codebook(codebook_of(*codec.as<Codebook>()), head_dim_, tile, w, n_q, acc);
       return;

@@ -13,6 +13,7 @@ enum class TileReading {
   decoded,  ///< decode_tile, then score_rows or add_rows: nothing better is there
   codec,    ///< the codec's own score_tile or add_tile
   format,   ///< a kernel of its TileFormat
+  integer,  ///< the same in integers
   sketch,   ///< signs with outliers
   codebook,
 };
@@ -21,17 +22,22 @@ enum class TileReading {
 class KeyKernel {
  public:
   /// own_tables: codecs differ in their tables from head to head (KvView::k_codecs).
-  KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
-            bool own_tables = false) noexcept;
+  /// integers: in integers where there is such a kernel.
+  KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim, bool own_tables = false,
+            bool integers = false) noexcept;
 
   /// False: decode tiles, then score_rows.
   explicit operator bool() const noexcept { return reading_ != TileReading::decoded; }
   TileReading reading() const noexcept { return reading_; }
 
+  /// Fills `bytes` [n_q] from q [n_q, query_width] where reading() is `integer`, or does nothing.
+  void prepare(const float* q, int n_q, IntegerQuery* bytes) const noexcept;
+
   /// scores [n_q, kTileRows] = q . rows of head `head` of the tile; q [n_q, query_width] prepared
-  /// queries. `codec` is the one of the constructor, or one that differs in its tables.
-  void operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* q, int n_q,
-                  float* scores) const noexcept;
+  /// queries, `bytes` what prepare() made of them. `codec` is the one of the constructor, or one that
+  /// differs in its tables.
+  void operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* q,
+                  const IntegerQuery* bytes, int n_q, float* scores) const noexcept;
 
  private:
   TileReading reading_ = TileReading::decoded;
@@ -39,6 +45,9 @@ class KeyKernel {
   std::size_t q_skip_ = 0;  ///< of a prepared query, before what the format multiplies with
   std::size_t q_stride_ = 0;
   ScoreFormat score_ = nullptr;
+  PrepareIntegers prepare_ = nullptr;
+  ScoreIntegers score_integers_ = nullptr;
+  IntegerLevels levels_ = {};
   TileFormat format_;
   const Kernels& table_;
 };
@@ -46,8 +55,8 @@ class KeyKernel {
 /// Sums the V tiles of a codec.
 class ValueKernel {
  public:
-  ValueKernel(const Kernels& table, const AnyCodec& codec, int head_dim,
-              bool own_tables = false) noexcept;
+  ValueKernel(const Kernels& table, const AnyCodec& codec, int head_dim, bool own_tables = false,
+              bool integers = false) noexcept;
 
   explicit operator bool() const noexcept { return reading_ != TileReading::decoded; }
   TileReading reading() const noexcept { return reading_; }
@@ -60,6 +69,8 @@ class ValueKernel {
   TileReading reading_ = TileReading::decoded;
   int head_dim_;
   AddFormat add_ = nullptr;
+  AddIntegers add_integers_ = nullptr;
+  IntegerLevels levels_ = {};
   TileFormat format_;
   const Kernels& table_;
 };

@@ -60,10 +60,10 @@ class Subject {
     }
     llama::Engine engine(model_, plan, longest + 64);
     const std::int64_t n = options_.max_prompts > 0 ? options_.max_prompts : 48;
-    return measure_prompted_recall(
-        engine, data_, n, 128, [&](std::int64_t done, std::int64_t total) {
-          progress_.show(name_ + ", " + plan + ", prompts", done, total);
-        });
+    return measure_prompted_recall(engine, data_, n, 128,
+                                   [&](std::int64_t done, std::int64_t total) {
+                                     progress_.show(name_ + ", " + plan + ", prompts", done, total);
+                                   });
   }
 
   const llama::Model& with_quantized_weights() {
@@ -140,9 +140,10 @@ Claim nqkv_memory(Subjects& subjects, const ReproductionOptions& options) {
     }
   }
   c.met = context >= 4.0 && batch >= 2.0;
-  c.measured = format("`kv=nqkv:g64`: %.2f times the context, %.2f times the batch; it loses up to "
-                      "%.1f points of recall.",
-                      context, batch, 100.0 * worst_loss);
+  c.measured = format(
+      "`kv=nqkv:g64`: %.2f times the context, %.2f times the batch; it loses up to "
+      "%.1f points of recall.",
+      context, batch, 100.0 * worst_loss);
   c.shortfall =
       "Four times needs codes without scales: a scale per 64 values makes 4.25 bits, which is 3.76 "
       "times. Groups across all heads (`g256` where there are that many channels) come closer. The "
@@ -155,8 +156,9 @@ Claim nqkv_throughput(Subjects& subjects) {
   Claim c;
   c.title = "NQKV: 9.3 times the throughput of generation without a KV cache";
   c.claim = "Generating with the quantized cache is 9.3 times as fast as without a cache.";
-  c.how = "Tokens per second of one sequence behind a prompt of so many tokens, greedy, one run "
-          "each; without a cache the whole text is computed anew for every token.";
+  c.how =
+      "Tokens per second of one sequence behind a prompt of so many tokens, greedy, one run "
+      "each; without a cache the whole text is computed anew for every token.";
   c.table = {{"model", "prompt", "`kv=nqkv:g64`", "without", "ratio"}};
   double longest_ratio = 1e9;
   for (const auto& s : subjects) {
@@ -179,7 +181,8 @@ Claim nqkv_throughput(Subjects& subjects) {
   c.met = longest_ratio >= 9.3;
   c.measured = format("%.0f times as fast behind the longest prompt.", longest_ratio);
   c.shortfall =
-      "The ratio is that of any cache, not of this codec, and grows with the text: the paper's number "
+      "The ratio is that of any cache, not of this codec, and grows with the text: the paper's "
+      "number "
       "belongs to its lengths and batch.";
   return c;
 }
@@ -189,11 +192,13 @@ Claim nqkv_throughput(Subjects& subjects) {
 Claim wkvquant(Subjects& subjects) {
   Claim c;
   c.title = "WKVQuant: weights and cache in 4 bits at nearly the quality of weights alone";
-  c.claim = "W4 + KV4 stays close to W4, and each part (past-only quantization, two-dimensional "
-            "quantization, cross-block reconstruction) helps.";
-  c.how = std::string("Held-out text; weights ") + code(kWeights) +
-          ", K and V in codes of `wkv` in 4 bits (groups of a head), every row but the token's own, "
-          "no window. Divergence (KL) is from the f32 model, nats per token.";
+  c.claim =
+      "W4 + KV4 stays close to W4, and each part (past-only quantization, two-dimensional "
+      "quantization, cross-block reconstruction) helps.";
+  c.how =
+      std::string("Held-out text; weights ") + code(kWeights) +
+      ", K and V in codes of `wkv` in 4 bits (groups of a head), every row but the token's own, "
+      "no window. Divergence (KL) is from the f32 model, nats per token.";
   c.table = {{"model", "setting", "perplexity", "KL", "same top token"}};
   bool close = true, parts_help = true;
   for (const auto& s : subjects) {
@@ -221,7 +226,8 @@ Claim wkvquant(Subjects& subjects) {
   c.measured = std::string("W4 + KV4 within 1 % of W4's perplexity on every model: ") + yes(close) +
                "; every part lowers the divergence on every model: " + yes(parts_help) + ".";
   c.shortfall =
-      "The reconstruction here is a search over few choices per layer, without gradients, that lowers "
+      "The reconstruction here is a search over few choices per layer, without gradients, that "
+      "lowers "
       "the error of hidden states; predictions follow it only loosely "
       "(docs/methods/wkvquant-calibration.md). Static scales matter where channels differ "
       "(tiny-qwen2). Zero-shot tasks of the paper need models that are not shipped.";
@@ -233,10 +239,12 @@ Claim wkvquant(Subjects& subjects) {
 Claim qjl(Subjects& subjects, ProgressLine& progress) {
   Claim c;
   c.title = "QJL: 3 bits, a cache more than 5 times smaller without loss, faster at long context";
-  c.claim = "3 bits per value (signs of a projection of K, 2-bit V) lose nothing and attend faster.";
-  c.how = "Bits per value at head_dim 128 in 32 layers, the paper's size; quality on the shipped "
-          "models, whose heads of 64 channels double the weight of m signs; time of decode attention "
-          "over 16,384 tokens of 8 KV heads, head_dim 128, GQA 4, one thread, against our f16.";
+  c.claim =
+      "3 bits per value (signs of a projection of K, 2-bit V) lose nothing and attend faster.";
+  c.how =
+      "Bits per value at head_dim 128 in 32 layers, the paper's size; quality on the shipped "
+      "models, whose heads of 64 channels double the weight of m signs; time of decode attention "
+      "over 16,384 tokens of 8 KV heads, head_dim 128, GQA 4, one thread, against our f16.";
   c.table = {{"plan", "bits per value", "times smaller", "speed", "model", "perplexity", "recall"}};
   bench::CpuBenchOptions speed;
   speed.keys = {16384};
@@ -272,8 +280,10 @@ Claim qjl(Subjects& subjects, ProgressLine& progress) {
                "; recall within noise of f16: " + yes(lossless) +
                "; faster than f16: " + yes(fast) + ".";
   c.shortfall =
-      "3.03 bits are the setting without outliers; the released script's is 3.87 (docs/methods/qjl.md). "
-      "The error of a score has a closed form, and 256 signs have 2.2 times that of a 2-bit code of the "
+      "3.03 bits are the setting without outliers; the released script's is 3.87 "
+      "(docs/methods/qjl.md). "
+      "The error of a score has a closed form, and 256 signs have 2.2 times that of a 2-bit code "
+      "of the "
       "same bytes: the loss here is what theory says.";
   return c;
 }
@@ -283,10 +293,13 @@ Claim qjl(Subjects& subjects, ProgressLine& progress) {
 Claim lagkv(Subjects& subjects) {
   Claim c;
   c.title = "LagKV: half the tokens at nearly no loss; strings are copied where r L holds them";
-  c.claim = "Half the cache loses almost nothing and beats other evictions without attention weights; a "
-            "string is copied exactly where r L is at least its length.";
-  c.how = "K and V stay f16. Kept: pages over those of f16. All bytes: with windows, at the longest text. "
-          "A fact is 8 bytes long (`QXM=7312`), so r L of 8 and above should keep it.";
+  c.claim =
+      "Half the cache loses almost nothing and beats other evictions without attention weights; a "
+      "string is copied exactly where r L is at least its length.";
+  c.how =
+      "K and V stay f16. Kept: pages over those of f16. All bytes: with windows, at the longest "
+      "text. "
+      "A fact is 8 bytes long (`QXM=7312`), so r L of 8 and above should keep it.";
   c.table = {{"model", "policy", "r L", "kept", "all bytes", "perplexity", "recall"}};
   bool small_loss = true, beats = true;
   for (const auto& s : subjects) {
@@ -314,10 +327,14 @@ Claim lagkv(Subjects& subjects) {
   c.measured = "Half the tokens lose less than 5 points of recall: " + yes(small_loss) +
                "; above SnapKV and above sinks with a window: " + yes(beats) + ".";
   c.shortfall =
-      "The text favours LagKV: facts are capitals and digits between words in lower case. SnapKV is asked "
-      "after the prompt here, the case it is not made for (the table of SpindleKV has the other). The rule "
-      "r L is the paper's for a passkey that fills a partition; the table shows what happens around it. "
-      "The models hold 2,304 tokens; longer contexts are measured without a model (docs/synthetic.md).";
+      "The text favours LagKV: facts are capitals and digits between words in lower case. SnapKV "
+      "is asked "
+      "after the prompt here, the case it is not made for (the table of SpindleKV has the other). "
+      "The rule "
+      "r L is the paper's for a passkey that fills a partition; the table shows what happens "
+      "around it. "
+      "The models hold 2,304 tokens; longer contexts are measured without a model "
+      "(docs/synthetic.md).";
   return c;
 }
 
@@ -326,26 +343,28 @@ Claim lagkv(Subjects& subjects) {
 Claim spindle(Subjects& subjects) {
   Claim c;
   c.title = "SpindleKV: half the cache without loss, under GQA too";
-  c.claim = "Eviction by attention in deep layers and shared directions in shallow ones keep quality at "
-            "half the bytes, better than PyramidKV.";
-  c.how = "The question is the end of the prompt, as in the paper, so the observed window holds it. All "
-          "bytes: behind the longest prompt, windows and codebooks included, over f16.";
+  c.claim =
+      "Eviction by attention in deep layers and shared directions in shallow ones keep quality at "
+      "half the bytes, better than PyramidKV.";
+  c.how =
+      "The question is the end of the prompt, as in the paper, so the observed window holds it. "
+      "All "
+      "bytes: behind the longest prompt, windows and codebooks included, over f16.";
   c.table = {{"model", "plan", "all bytes", "recall", "questions"}};
   bool lossless = true, smaller = true;
   for (const auto& s : subjects) {
     const PromptedRecall base = s->ask_in_prompt("kv=f16");
     const auto add = [&](const std::string& plan) {
       const PromptedRecall r = plan == "kv=f16" ? base : s->ask_in_prompt(plan);
-      c.table.push_back({s->name(), code(plan),
-                         percent(static_cast<double>(r.bytes.total()) /
-                                 static_cast<double>(base.bytes.total())),
-                         percent(r.accuracy()), std::to_string(r.asked)});
+      c.table.push_back(
+          {s->name(), code(plan),
+           percent(static_cast<double>(r.bytes.total()) / static_cast<double>(base.bytes.total())),
+           percent(r.accuracy()), std::to_string(r.asked)});
       return r;
     };
     add("kv=f16");
     const PromptedRecall pyramid = add("kv=f16,policy=spindle:r0.5");
-    const PromptedRecall whole =
-        add("k=codebook:t0.98,v=codebook:t0.95,policy=spindle:r0.5");
+    const PromptedRecall whole = add("k=codebook:t0.98,v=codebook:t0.95,policy=spindle:r0.5");
     add("k=codebook:t0.98,v=codebook:t0.95,policy=spindle:r0.3");
     add("kv=f16,policy=snapkv:r0.5");
     add("kv=nqkv:g64,policy=spindle:r0.5");

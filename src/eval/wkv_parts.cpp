@@ -84,8 +84,7 @@ class QuantizedModel {
 }  // namespace
 
 WkvScore score_wkv(const llama::Model& model, const llama::Model& exact,
-                   const llama::EvalData& data, const WkvParts& parts,
-                   std::int64_t max_documents) {
+                   const llama::EvalData& data, const WkvParts& parts, std::int64_t max_documents) {
   if (parts.calibration != nullptr) {
     check_fits(*parts.calibration, model.head_shape(), model.config().n_layers);
   }

@@ -162,7 +162,7 @@ void check_score(const Shape& s, const Tile& tile) {
     ASSERT_GE(kernel.reading(), cpu::TileReading::format) << s.text(1) << ": no fast path";
   }
   const auto score = [&](const float* q, int n_q, float* scores) {
-    if (kernel) kernel(s.codec, tile.bytes.data(), s.head, q, n_q, scores);
+    if (kernel) kernel(s.codec, tile.bytes.data(), s.head, q, nullptr, n_q, scores);
     else
       s.codec.functions().score_tile(s.codec.value(), s.head_dim, tile.bytes.data(), s.head, q, n_q,
                                      scores);

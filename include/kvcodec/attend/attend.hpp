@@ -28,14 +28,28 @@ namespace kvcodec {
 /// Encoded rows per split: what one unit of parallel work reads.
 inline constexpr int kSplitRows = 1024;
 
+/// How products of queries with keys and of weights with values are computed, where a codec's levels fit
+/// in bytes and the machine has the instructions (attends_in_integers); elsewhere f32 in any case.
+enum class Arithmetic : std::uint8_t {
+  f32,
+  /// Queries and weights are rounded to 8 bits, for 8-bit codes to 15: 2 to 4 times as fast. What that
+  /// adds to the error of an output is measured in docs/numerics.md.
+  integer,
+};
+
 /// Settings of one call.
 struct AttendOptions {
   float sm_scale = 0.0f;          ///< required, finite and > 0; usually head_dim^-0.5
   float logits_soft_cap = 0.0f;   ///< 0: off
   std::int32_t window = 0;        ///< newest positions visible, the query's own counted; 0: all
   std::int32_t window_sinks = 0;  ///< first positions visible in spite of the window
-  const float* sink_logits = nullptr;  ///< [n_q_heads] numbers or -inf; or null
+  const float* sink_logits = nullptr;       ///< [n_q_heads] numbers or -inf; or null
+  Arithmetic arithmetic = Arithmetic::f32;  ///< on the CPU; a device has its own
 };
+
+/// Whether Arithmetic::integer changes anything for tiles of this codec and side on this machine, with
+/// the instruction set in use.
+bool attends_in_integers(const AnyCodec& codec, Side side, int head_dim) noexcept;
 
 /// Query tokens of a ragged batch, in the view's (transformed) space.
 struct Queries {

@@ -1,0 +1,60 @@
+#include "src/bench/machine.hpp"
+
+#include <ctime>
+#include <fstream>
+#include <thread>
+
+namespace kvcodec::bench {
+namespace {
+
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    const std::size_t colon = line.find(": ");
+    if (line.rfind("model name", 0) == 0 && colon != std::string::npos) {
+      return line.substr(colon + 2);
+    }
+  }
+  return "unknown";
+}
+
+/// "32768K", "1M"
+std::size_t parse_size(const std::string& text) {
+  std::size_t end = 0;
+  std::size_t n = 0;
+  try {
+    n = std::stoul(text, &end);
+  } catch (const std::exception&) {
+    return 0;
+  }
+  const char unit = end < text.size() ? text[end] : ' ';
+  return n << (unit == 'K' ? 10 : unit == 'M' ? 20 : 0);
+}
+
+std::size_t last_level_bytes() {
+  std::size_t largest = 0;
+  for (int i = 0; i < 5; ++i) {
+    std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(i) + "/size");
+    std::string text;
+    if (file >> text) largest = std::max(largest, parse_size(text));
+  }
+  return largest > 0 ? largest : std::size_t{32} << 20;
+}
+
+}  // namespace
+
+Machine this_machine() {
+  return {processor_name(), static_cast<int>(std::thread::hardware_concurrency()),
+          last_level_bytes()};
+}
+
+std::string today() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc = {};
+  gmtime_r(&now, &utc);
+  char text[16];
+  std::strftime(text, sizeof text, "%Y-%m-%d", &utc);
+  return text;
+}
+
+}  // namespace kvcodec::bench

@@ -1,0 +1,119 @@
+// Weighted sums of V tiles in integers (integer-inl.h).
+
+#if defined(KVCODEC_CPU_INTEGER_ADD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVCODEC_CPU_INTEGER_ADD_INL_H_
+#undef KVCODEC_CPU_INTEGER_ADD_INL_H_
+#else
+#define KVCODEC_CPU_INTEGER_ADD_INL_H_
+#endif
+
+#include "integer-inl.h"
+
+KVCODEC_BEFORE_INTEGERS();
+namespace kvcodec::cpu::HWY_NAMESPACE {
+
+/// Weights times the scales of one segment, in bytes.
+template <int kQueries, int kParts>
+struct WeightBytes {
+  alignas(64) std::int8_t codes[kQueries][kParts][kTileRows];
+  std::int32_t bias[kQueries][kParts];
+  float unit[kQueries];
+  float offset[kQueries];  ///< sum of weight * zero
+};
+
+/// w [kQueries, kTileRows].
+template <int kQueries, int kParts>
+HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w,
+                             WeightBytes<kQueries, kParts>& out) {
+  HWY_ALIGN float scaled[kTileRows];
+  VF scale[kTileRows / kN];
+  VF zero[kTileRows / kN];
+  KVCODEC_UNROLL
+  for (int v = 0; v < kTileRows / kN; ++v) {
+    scale[v] = p.scales == nullptr ? hn::Set(DF(), p.factor) : load_scale(p, segment, v * kN);
+    zero[v] = p.zeros == nullptr ? hn::Zero(DF()) : load_zero(p, segment, v * kN, scale[v]);
+  }
+  for (int i = 0; i < kQueries; ++i) {
+    VF sum = hn::Zero(DF());
+    KVCODEC_UNROLL
+    for (int v = 0; v < kTileRows / kN; ++v) {
+      const VF weight = hn::LoadU(DF(), w + i * kTileRows + v * kN);
+      hn::Store(hn::Mul(weight, scale[v]), DF(), scaled + v * kN);
+      sum = hn::MulAdd(weight, zero[v], sum);
+    }
+    out.unit[i] = quantize<kParts>(scaled, kTileRows, out.codes[i][0], kTileRows, out.bias[i]);
+    out.offset[i] = p.zeros == nullptr ? 0.0f : hn::GetLane(hn::SumOfLanes(DF(), sum));
+  }
+}
+
+/// acc += weighted sums of the channels of kCount lines from `channel` on.
+template <int kQueries, int kCount, class Bytes>
+HWY_INLINE void add_byte_lines(const Bytes& decoder, const HeadPlanes& at, int head_dim,
+                               int channel, float level_unit,
+                               const WeightBytes<kQueries, Bytes::kParts>& w, float* acc) {
+  constexpr int kWords = kTileRows / Bytes::kPerWord;
+  constexpr std::size_t kStride = kWords * kLineBytes;
+  constexpr std::size_t kHighStride = kTileRows / 32 * kLineBytes;
+  const auto line = static_cast<std::size_t>(channel / kLanes);
+  const Lines lines = {at.codes + line * kStride,    kStride,     kWords,
+                       at.high + line * kHighStride, kHighStride, 0};
+  VF sum[kQueries][kCount];
+  sum_bytes(decoder, lines, CodeRows{w.codes[0][0], Bytes::kParts * kTileRows, kTileRows},
+            Biases{w.bias[0], Bytes::kParts, 1}, sum);
+  KVCODEC_UNROLL
+  for (int i = 0; i < kQueries; ++i) {
+    const VF unit = hn::Set(DF(), w.unit[i] * level_unit);
+    const VF offset = hn::Set(DF(), w.offset[i]);
+    KVCODEC_UNROLL
+    for (int j = 0; j < kCount; ++j) {
+      float* out = acc + i * head_dim + channel + j * kLanes;
+      const VF before = hn::Add(hn::LoadU(DF(), out), offset);
+      hn::StoreU(hn::MulAdd(sum[i][j], unit, before), DF(), out);
+    }
+  }
+}
+
+template <class Bytes>
+struct AddBytesPass {
+  const Bytes& decoder;
+  const HeadPlanes& at;
+  int head_dim;
+  float level_unit;
+  const float* w;
+  float* acc;
+
+  template <int kQueries>
+  HWY_INLINE void run(int first_query) const {
+    constexpr int kCount = byte_lines<Bytes, kQueries>();
+    const Params& p = at.params;
+    float* out = acc + first_query * head_dim;
+    WeightBytes<kQueries, Bytes::kParts> weights;
+    for (int s = 0; s < p.n; ++s) {
+      weight_bytes(p, s, w + first_query * kTileRows, weights);
+      int channel = s * p.length;
+      const int end = HWY_MIN(channel + p.length, head_dim);
+      for (; channel + kCount * kLanes <= end; channel += kCount * kLanes) {
+        add_byte_lines<kQueries, kCount>(decoder, at, head_dim, channel, level_unit, weights, out);
+      }
+      if constexpr (kCount > 1) {
+        for (; channel < end; channel += kLanes) {
+          add_byte_lines<kQueries, 1>(decoder, at, head_dim, channel, level_unit, weights, out);
+        }
+      }
+    }
+  }
+};
+
+/// An AddIntegers.
+template <class Bytes>
+void add_integers(const TileFormat& f, const IntegerLevels& levels, const std::byte* tile, int head,
+                  const float* w, int n_q, float* acc) {
+  const Bytes decoder(levels);
+  const HeadPlanes at = planes_of(f, tile, head);
+  byte_passes<Bytes>(n_q, AddBytesPass<Bytes>{decoder, at, f.width, levels.unit, w, acc});
+}
+
+}  // namespace kvcodec::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard

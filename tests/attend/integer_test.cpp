@@ -1,0 +1,254 @@
+// Arithmetic::integer: kernels against double arithmetic on the decoded tile, and what the rounding of
+// queries and weights adds to the error of an output.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "kvcodec/codec/make_codec.hpp"
+#include "src/cpu/tile_kernels.hpp"
+#include "tests/support/attend_tools.hpp"
+#include "tests/support/cache_tools.hpp"
+
+namespace kvcodec {
+namespace {
+
+using test::Tokens;
+
+/// Every kind of codes, groups inside and across heads, zeros, runs, signed scales, 8-bit scales.
+const char* const kSpecs[] = {
+    "int8",        "wkv:b8:g64", "wkv:b4:g128", "wkv:b3:g64", "wkv:b2:g32", "kivi:b2:g32",
+    "kivi:b4:g64", "nqkv:g64",   "nqkv:g256",   "nqfit:g32",  "nqsym:g128", "lm:b4",
+    "lm:b3",       "lm:b2",      "rabitq:b4",   "mxfp4",      "nvfp4"};
+constexpr int kHeadDims[] = {64, 80, 128, 256};
+constexpr int kQueryCounts[] = {1, 2, 3, 4, 7, 8, 13};
+constexpr int kMost = 13;
+
+std::size_t at(int row, int width) {
+  return static_cast<std::size_t>(row) * static_cast<std::size_t>(width);
+}
+
+struct Tile {
+  Tile(const AnyCodec& codec, Side side, int head_dim, int head)
+      : bytes(codec.tile_bytes(head_dim)), rows(at(kTileRows, head_dim)) {
+    const int width = codec.head_span(head_dim) * head_dim;
+    std::vector<float> x = test::gauss_rows(kTileRows, width, 3);
+    std::fill_n(x.begin(), width, 0.0f);  // a row without a scale
+    codec.encode_tile(side, head_dim, x.data(), bytes.data());
+    codec.decode_tile(side, head_dim, bytes.data(), x.data());
+    for (int row = 0; row < kTileRows; ++row) {
+      std::copy_n(&x[at(row, width) + at(head, head_dim)], head_dim, &rows[at(row, head_dim)]);
+    }
+  }
+
+  std::vector<std::byte> bytes;
+  std::vector<float> rows;  ///< [kTileRows, head_dim]
+};
+
+/// What rounding may do to a sum of products of multipliers m and levels x: half a step of 1 / 127 of
+/// the largest multiplier for each, and half a step of the levels for the others.
+struct Bound {
+  double sum = 0.0, m = 0.0, x = 0.0, top_m = 0.0, top_x = 0.0;
+
+  void add(double multiplier, double level) {
+    sum += multiplier * level;
+    m += std::abs(multiplier);
+    x += std::abs(level);
+    top_m = std::max(top_m, std::abs(multiplier));
+    top_x = std::max(top_x, std::abs(level));
+  }
+  void expect(double got, const std::string& what) const {
+    EXPECT_NEAR(got, sum, (0.6 * top_m * x + 1.2 * top_x * m) / 127.0 + 1e-6) << what;
+  }
+};
+
+bool has_integers() { return attends_in_integers(make_codec("int8"), Side::key, 128); }
+
+class IntegerKernels : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    if (!has_integers()) GTEST_SKIP() << "no integer products on this machine";
+  }
+
+  /// body(codec, head_dim, head)
+  template <class Body>
+  void for_each_shape(const Body& body) const {
+    for (const int head_dim : kHeadDims) {
+      const AnyCodec codec = make_codec(GetParam()).with_tables(head_dim);
+      if (!codec.supports(head_dim)) continue;
+      for (int head = 0; head < codec.head_span(head_dim); ++head) body(codec, head_dim, head);
+    }
+  }
+};
+
+TEST_P(IntegerKernels, ScoresAreTheProductsUpToRounding) {
+  for_each_shape([&](const AnyCodec& codec, int head_dim, int head) {
+    const cpu::KeyKernel kernel(cpu::kernels(), codec, head_dim, false, true);
+    ASSERT_EQ(kernel.reading(), cpu::TileReading::integer);
+    const Tile tile(codec, Side::key, head_dim, head);
+    const std::vector<float> q = test::gauss_rows(kMost, head_dim, 5);
+    const int width = codec.query_width(head_dim);
+    std::vector<float> prepared(at(kMost, width));
+    for (int i = 0; i < kMost; ++i) {
+      codec.prepare_query(head_dim, &q[at(i, head_dim)], &prepared[at(i, width)]);
+    }
+    std::vector<cpu::IntegerQuery> bytes(kMost);
+    kernel.prepare(prepared.data(), kMost, bytes.data());
+    for (const int n_q : kQueryCounts) {
+      const std::string what =
+          codec.name() + " head_dim " + std::to_string(head_dim) + " n_q " + std::to_string(n_q);
+      std::vector<float> scores(at(n_q, kTileRows), NAN);
+      kernel(codec, tile.bytes.data(), head, prepared.data(), bytes.data(), n_q, scores.data());
+      for (int i = 0; i < n_q; ++i) {
+        for (int row = 0; row < kTileRows; ++row) {
+          Bound bound;
+          for (int c = 0; c < head_dim; ++c) {
+            bound.add(static_cast<double>(q[at(i, head_dim) + at(c, 1)]),
+                      static_cast<double>(tile.rows[at(row, head_dim) + at(c, 1)]));
+          }
+          bound.expect(static_cast<double>(scores[at(i, kTileRows) + at(row, 1)]), what);
+        }
+        std::vector<float> alone(kTileRows);
+        kernel(codec, tile.bytes.data(), head, &prepared[at(i, width)], &bytes[at(i, 1)], 1,
+               alone.data());
+        ASSERT_TRUE(std::equal(alone.begin(), alone.end(), &scores[at(i, kTileRows)]))
+            << what << ": query " << i << " depends on the others";
+      }
+    }
+  });
+}
+
+TEST_P(IntegerKernels, SumsAreTheProductsUpToRounding) {
+  for_each_shape([&](const AnyCodec& codec, int head_dim, int head) {
+    const cpu::ValueKernel kernel(cpu::kernels(), codec, head_dim, false, true);
+    ASSERT_EQ(kernel.reading(), cpu::TileReading::integer);
+    const Tile tile(codec, Side::value, head_dim, head);
+    std::vector<float> w = test::gauss_rows(kMost, kTileRows, 7);
+    for (float& x : w) x = std::abs(x);
+    std::fill_n(w.begin(), kTileRows, 0.0f);  // a query that sees nothing
+    const std::vector<float> before = test::gauss_rows(kMost, head_dim, 9);
+    for (const int n_q : kQueryCounts) {
+      const std::string what =
+          codec.name() + " head_dim " + std::to_string(head_dim) + " n_q " + std::to_string(n_q);
+      std::vector<float> acc = before;
+      kernel(codec, tile.bytes.data(), head, w.data(), n_q, acc.data());
+      std::vector<float> alone = before;
+      for (int i = 0; i < n_q; ++i) {
+        for (int c = 0; c < head_dim; ++c) {
+          // Weights times scales are what is rounded, so both tops are those of the tile.
+          Bound bound;
+          for (int row = 0; row < kTileRows; ++row) {
+            bound.add(static_cast<double>(w[at(i, kTileRows) + at(row, 1)]),
+                      static_cast<double>(tile.rows[at(row, head_dim) + at(c, 1)]));
+          }
+          for (const float x : tile.rows) {
+            bound.top_x = std::max(bound.top_x, std::abs(static_cast<double>(x)));
+          }
+          bound.x = std::max(bound.x, bound.top_x * kTileRows / 3);
+          bound.expect(static_cast<double>(acc[at(i, head_dim) + at(c, 1)]) -
+                           static_cast<double>(before[at(i, head_dim) + at(c, 1)]),
+                       what);
+        }
+        kernel(codec, tile.bytes.data(), head, &w[at(i, kTileRows)], 1, &alone[at(i, head_dim)]);
+      }
+      ASSERT_EQ(alone, acc) << what << ": a query depends on the others";
+    }
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, IntegerKernels, testing::ValuesIn(kSpecs), [](const auto& of) {
+  std::string name = of.param;
+  std::replace(name.begin(), name.end(), ':', '_');
+  return name;
+});
+
+TEST(IntegerLevels, EvenlySpacedLevelsAreExact) {
+  TileFormat f;
+  f.width = 128;
+  f.zero_offset = 64;
+  for (f.bits = 2; f.bits <= 4; ++f.bits) {
+    const int n = 1 << f.bits;
+    for (int i = 0; i < n; ++i) f.table[i] = static_cast<float>(i);
+    const cpu::IntegerLevels levels = cpu::integer_levels(f);
+    for (int i = 0; i < n; ++i) {
+      EXPECT_FLOAT_EQ(levels.unit * static_cast<float>(levels.bytes[i] - 128),
+                      static_cast<float>(i) - 0.5f * static_cast<float>(n - 1));
+    }
+  }
+}
+
+// ---- The fidelity sets ----
+
+constexpr int kDim = 128;
+constexpr std::int64_t kKeys = 4096;
+constexpr HeadShape kShape{8, 2, kDim};
+
+/// Relative L2 error of the output of a plan; K channels 5, 37, 70 and 111 times `outliers`, queries
+/// times `peak`.
+double output_error(const Cache& cache, SeqId seq, const Tokens& tokens, std::vector<float> q,
+                    float peak, Arithmetic arithmetic) {
+  for (float& x : q) x *= peak;
+  Step step;
+  step.seqs = {&seq, 1};
+  step.q = dense_rows(q.data(), 1, kShape.n_q_heads, kDim);
+  AttendOptions options = test::default_options(kDim);
+  options.arithmetic = arithmetic;
+  std::vector<float> out(q.size());
+  AttendWorkspace workspace;
+  attend(cache, 0, step, out.data(), nullptr, options, workspace);
+  static const std::vector<std::int32_t> pos(kKeys);
+  double error = 0.0, norm = 0.0;
+  std::vector<double> want(kDim);
+  for (int h = 0; h < kShape.n_q_heads; ++h) {
+    const int head = h / kShape.gqa_group();
+    reference_attend(kDim, kKeys, &q[at(h, kDim)], &tokens.k[at(head, kDim)],
+                     &tokens.v[at(head, kDim)], tokens.width(), pos.data(), 0,
+                     test::default_options(kDim), -std::numeric_limits<double>::infinity(),
+                     want.data());
+    for (int c = 0; c < kDim; ++c) {
+      const double x = want[at(c, 1)];
+      const double difference = static_cast<double>(out[at(h, kDim) + at(c, 1)]) - x;
+      error += difference * difference;
+      norm += x * x;
+    }
+  }
+  return std::sqrt(error / norm);
+}
+
+TEST(IntegerError, IsWithinATenthOfTheFloatPath) {
+  if (!has_integers()) GTEST_SKIP() << "no integer products on this machine";
+  struct Set {
+    const char* name;
+    float peak, outliers;
+  };
+  constexpr Set kSets[] = {{"Gaussian", 1, 1}, {"peaked", 3, 1}, {"outliers", 1, 10}};
+  for (const char* plan :
+       {"kv=int8", "kv=wkv:b8:g64", "k=int8,v=nqfit:g64:search", "kv=nqkv:g64", "kv=nqfit:g64",
+        "kv=hadamard+lm:b4", "kv=hadamard+lm:b3", "kv=hadamard+lm:b2", "kv=wkv:b4:g128",
+        "kv=kivi:b2:g32", "k=kivi:b4:g64,v=wkv:b4:g128", "k=hadamard+qjl:m256,v=nqkv:g64"}) {
+    std::printf("%-34s", plan);
+    for (const Set& set : kSets) {
+      Tokens tokens(kShape, kKeys, 77);
+      for (std::size_t row = 0; row < tokens.k.size(); row += kDim) {
+        for (const std::size_t c : {5u, 37u, 70u, 111u}) tokens.k[row + c] *= set.outliers;
+      }
+      Cache cache(make_cache_config(std::string(plan) + ",recent=0", kShape, 1, kKeys));
+      const SeqId seq = cache.open();
+      ASSERT_EQ(append(cache, seq, 0, tokens, 0, kKeys), Status::ok);
+      const std::vector<float> q = test::gauss_rows(kShape.n_q_heads, kDim, 79);
+      const double f32 = output_error(cache, seq, tokens, q, set.peak, Arithmetic::f32);
+      const double integer = output_error(cache, seq, tokens, q, set.peak, Arithmetic::integer);
+      std::printf(" | %.4f -> %.4f (%+.1f %%)", f32, integer, 100.0 * (integer / f32 - 1.0));
+      EXPECT_LE(integer, 1.10 * f32) << plan << ", " << set.name;
+      EXPECT_NE(integer, f32) << plan << ": the option changes nothing";
+    }
+    std::printf("\n");
+  }
+}
+
+}  // namespace
+}  // namespace kvcodec
