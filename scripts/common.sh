@@ -4,7 +4,8 @@
 # THE LIST of Debian and Ubuntu packages: to build everything, and for the checks of .ci/run.
 build_packages=(g++ cmake ninja-build libhwy-dev nlohmann-json3-dev libcli11-dev
   libgtest-dev libbenchmark-dev libboost-context-dev)
-check_packages=(ccache clang-format-14 clang libclang-rt-14-dev)
+# libsentencepiece-dev is optional for a build: `kvcodec eval --text` then reads tokenizer.model.
+check_packages=(ccache clang-format-14 clang libclang-rt-14-dev libsentencepiece-dev)
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 

@@ -2,49 +2,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
-#include <span>
+#include <iterator>
 
+#include "bench/cuda/device_rows.hpp"
 #include "bench/cuda/device_tools.hpp"
 #include "kvcodec/cache/cache_config.hpp"
 #include "kvcodec/codec/make_codec.hpp"
 #include "kvcodec/cuda/append.hpp"
 #include "kvcodec/cuda/attend.hpp"
+#include "kvcodec/cuda/score.hpp"
 #include "kvcodec/transform/builtin.hpp"
 
 namespace kvcodec::bench {
 namespace {
 
-constexpr int kHeadDim = 128;
-constexpr int kKvHeads = 8;
 constexpr int kPageSize = kTileRows;
-constexpr std::int64_t kTemplateRows = 4 * kTileRows;  // different rows of a sequence
-
-std::vector<f16> gaussian(std::size_t n, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<f16> x(n);
-  for (f16& value : x) value = from_f32<f16>(normal(random));
-  return x;
-}
-
-template <class T>
-cuda::DeviceBuffer<T> on_device(const std::vector<T>& host) {
-  return cuda::DeviceBuffer<T>(std::span<const T>(host));
-}
-
-/// Dense f16 rows [n_tokens, kKvHeads, kHeadDim], the first few repeated.
-cuda::DeviceBuffer<f16> rows_on_device(std::int64_t n_tokens, unsigned seed) {
-  constexpr std::size_t kOfToken = std::size_t{kKvHeads} * kHeadDim;
-  const auto few = static_cast<std::size_t>(std::min(n_tokens, kTemplateRows)) * kOfToken;
-  cuda::DeviceBuffer<f16> rows(static_cast<std::size_t>(n_tokens) * kOfToken);
-  const std::vector<f16> host = gaussian(few, seed);
-  rows.upload(host);
-  repeat_on_device(reinterpret_cast<std::byte*>(rows.data()), few * sizeof(f16), rows.bytes(),
-                   nullptr);
-  cuda::synchronize(nullptr);
-  return rows;
-}
 
 /// Lists of pages: page p of a stream is number p * n_streams + stream, as in a pool that all streams
 /// grew in together.
@@ -137,9 +109,10 @@ void parse_side(const std::string& text, TransformChain& transform, AnyCodec& co
   codec = make_codec(text.substr(at));
 }
 
-void check_finite(const cuda::DeviceBuffer<f16>& out) {
+template <class T>
+void check_finite(const cuda::DeviceBuffer<T>& out) {
   double largest = 0.0;
-  for (const f16 x : out.to_host()) {
+  for (const T x : out.to_host()) {
     const double value = std::abs(static_cast<double>(to_f32(x)));
     if (!std::isfinite(value)) throw std::runtime_error("an output is not finite");
     largest = std::max(largest, value);
@@ -151,16 +124,21 @@ void check_finite(const cuda::DeviceBuffer<f16>& out) {
 
 Plan make_plan(Extent extent) {
   Plan plan;
-  plan.attend_formats = {"f16",   "int8",           "fp8",   "nqkv:g64",
-                         "lm:b4", "k=int8,v=nqsym", "lm:b2", "k=qjl:m256,v=lm:b4"};
+  // The first ones take the fused path, the others the general one, at fewer shapes.
+  const std::vector<std::string> fused = {"f16",   "int8",           "fp8",   "nqkv:g64",
+                                          "lm:b4", "k=int8,v=nqsym", "lm:b2", "k=qjl:m256,v=lm:b4"};
+  const std::vector<std::string> general = {"wkv:b4:g128", "kivi:b2:g32", "rabitq:b4", "nvfp4",
+                                            "k=qjl:m256:o8:mo256,v=kivi:b2:g32"};
   plan.encode_formats = {"int8", "nqkv:g64", "hadamard+nqkv:g64", "hadamard+lm:b4", "kivi"};
   plan.decode_formats = {"int8", "nqkv:g64", "lm:b4", "kivi"};
+  plan.policies = {"lagkv:l128:r0.5", "snapkv:r0.5", "keydiff:r0.5"};
   plan.n_samples = 9;
   plan.sample_ms = 3.0;
   plan.bandwidth_bytes = std::size_t{1} << 30;
   plan.rotated_bytes = std::size_t{512} << 20;
   plan.pool_bytes = std::size_t{36} << 30;
   plan.encode_tokens = 65536;
+  plan.judged_tokens = 262144;
   plan.append_batch = 64;
   std::vector<std::int64_t> contexts = {4096, 16384, 32768, 65536, 131072};
   std::vector<int> batches = {1, 8, 64};
@@ -180,12 +158,23 @@ Plan make_plan(Extent extent) {
     plan.rotated_bytes = 0;
     plan.pool_bytes = std::size_t{2} << 20;
     plan.encode_tokens = 128;
+    plan.judged_tokens = 256;
+    plan.policies[1] = "snapkv:r0.5:w4";
     plan.append_batch = 2;
   }
+  std::vector<AttendShape> all, few;
   for (const std::int64_t context : contexts) {
     for (const int batch : batches) {
-      for (const int gqa : gqas) plan.attend_shapes.push_back({gqa, context, batch});
+      for (const int gqa : gqas) all.push_back({gqa, context, batch});
     }
+  }
+  std::copy_if(all.begin(), all.end(), std::back_inserter(few), [&](const AttendShape& s) {
+    return extent == Extent::tiny || (s.context == 32768 && s.batch == 8);
+  });
+  for (const std::string& format : fused) plan.attend.push_back({format, all});
+  for (const std::string& format : general) plan.attend.push_back({format, few});
+  for (const char* format : {"qjl:m256", "nqkv:g64", "rabitq:b4"}) {
+    plan.score.push_back({std::string("k=") + format + ",v=lm:b4", few});
   }
   return plan;
 }
@@ -227,45 +216,79 @@ KvView AttendSubject::view_of(const AttendShape& shape) const {
   return view;
 }
 
-void AttendSubject::measure(const AttendShape& shape, const Plan& plan, Row& row) const {
-  KvView view = view_of(shape);
-  const std::int64_t n_streams = std::int64_t{shape.batch} * view.n_streams_per_seq();
-  const std::int64_t n_pages = shape.context / kPageSize;
-  const auto bytes = static_cast<std::size_t>(n_streams * n_pages * view.page_stride);
-  need(bytes, pool_);
-  const PageLists lists(n_streams, n_pages);
-  view.indptr = lists.indptr.data();
-  view.indices = lists.indices.data();
-  view.last_page_len = lists.last_page_len.data();
-
-  const auto n_tokens = static_cast<std::size_t>(shape.batch);
-  const std::size_t n_values = n_tokens * static_cast<std::size_t>(view.shape.n_q_heads) * kHeadDim;
-  const auto q = on_device(gaussian(n_values, 3));
-  std::vector<std::int64_t> ends(n_tokens + 1);
-  for (std::size_t i = 0; i < ends.size(); ++i) ends[i] = static_cast<std::int64_t>(i);
-  const auto indptr = on_device(ends);
-  const auto pos =
-      on_device(std::vector<std::int32_t>(n_tokens, static_cast<std::int32_t>(shape.context - 1)));
-  cuda::DeviceBuffer<f16> out(n_values);
+/// What a decode step of one token per sequence reads.
+struct AttendSubject::Step {
+  KvView view;
+  PageLists lists;
+  cuda::DeviceBuffer<f16> q;
+  cuda::DeviceBuffer<std::int64_t> indptr;
+  cuda::DeviceBuffer<std::int32_t> pos;
   cuda::AttendLimits limits;
-  limits.max_encoded_rows = shape.context;
-  cuda::DeviceBuffer<std::byte> workspace(cuda::attend_workspace_bytes(view, limits));
   AttendOptions options;
-  options.sm_scale = 1.0f / std::sqrt(static_cast<float>(kHeadDim));
+  std::size_t bytes;      ///< of the step's pages
+  std::int64_t n_copies;  ///< of them in the pool
 
-  const std::size_t wanted = (plan.rotated_bytes + bytes - 1) / bytes;
-  const auto n_copies =
-      static_cast<std::int64_t>(std::clamp<std::size_t>(wanted, 1, pool_.bytes() / bytes));
+  Step(const AttendSubject& subject, const AttendShape& shape, const Plan& plan)
+      : view(subject.view_of(shape)),
+        lists(std::int64_t{shape.batch} * view.n_streams_per_seq(), shape.context / kPageSize),
+        q(on_device(
+            gaussian(static_cast<std::size_t>(shape.batch * view.shape.n_q_heads) * kHeadDim, 3))),
+        bytes(lists.indices.size() * static_cast<std::size_t>(view.page_stride)) {
+    need(bytes, subject.pool_);
+    view.indptr = lists.indptr.data();
+    view.indices = lists.indices.data();
+    view.last_page_len = lists.last_page_len.data();
+    std::vector<std::int64_t> ends;
+    for (std::int64_t i = 0; i <= shape.batch; ++i) ends.push_back(i);
+    indptr = on_device(ends);
+    pos = on_device(std::vector<std::int32_t>(static_cast<std::size_t>(shape.batch),
+                                              static_cast<std::int32_t>(shape.context - 1)));
+    limits.max_encoded_rows = shape.context;
+    options.sm_scale = 1.0f / std::sqrt(static_cast<float>(kHeadDim));
+    const std::size_t wanted = (plan.rotated_bytes + bytes - 1) / bytes;
+    n_copies = static_cast<std::int64_t>(
+        std::clamp<std::size_t>(wanted, 1, subject.pool_.bytes() / bytes));
+  }
+
+  cuda::DeviceQueries queries() const { return {q.data(), DType::f16, indptr.data(), pos.data()}; }
+  /// Turns to the i-th copy of the pages.
+  void turn(const std::byte* pool, std::int64_t i) {
+    view.pages = pool + static_cast<std::size_t>(i % n_copies) * bytes;
+  }
+};
+
+void AttendSubject::attend(const AttendShape& shape, const Plan& plan, Row& row) const {
+  Step step(*this, shape, plan);
+  cuda::DeviceBuffer<f16> out(step.q.size());
+  cuda::DeviceBuffer<std::byte> workspace(cuda::attend_workspace_bytes(step.view, step.limits));
   row.ms = median_ms(
       [&](std::int64_t i) {
-        view.pages = pool_.data() + static_cast<std::size_t>(i % n_copies) * bytes;
-        cuda::attend(view, {q.data(), DType::f16, indptr.data(), pos.data()},
-                     {out.data(), DType::f16}, options, limits, workspace.data(),
-                     workspace.bytes());
+        step.turn(pool_.data(), i);
+        cuda::attend(step.view, step.queries(), {out.data(), DType::f16}, step.options, step.limits,
+                     workspace.data(), workspace.bytes());
       },
       plan.n_samples, plan.sample_ms);
-  row.bytes = static_cast<double>(bytes);
+  row.bytes = static_cast<double>(step.bytes);
   check_finite(out);
+}
+
+void AttendSubject::score(const AttendShape& shape, const Plan& plan, Row& row) const {
+  Step step(*this, shape, plan);
+  const std::size_t n_rows = step.q.size() / kHeadDim;
+  cuda::DeviceBuffer<float> scores(n_rows * static_cast<std::size_t>(shape.context));
+  cuda::DeviceBuffer<std::byte> workspace(cuda::score_workspace_bytes(step.view, step.limits));
+  row.ms = median_ms(
+      [&](std::int64_t i) {
+        step.turn(pool_.data(), i);
+        cuda::score(step.view, step.queries(), step.options, step.limits, scores.data(),
+                    shape.context, workspace.data(), workspace.bytes());
+      },
+      plan.n_samples, plan.sample_ms);
+  const double keys = static_cast<double>(shape.batch * kKvHeads / formats_.k.head_span(kHeadDim)) *
+                      static_cast<double>(shape.context / kTileRows) *
+                      static_cast<double>(formats_.k.tile_bytes(kHeadDim));
+  row.bytes = keys + static_cast<double>(scores.bytes());
+  check_finite(scores);
 }
 
 void measure_encode(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& row) {

@@ -26,12 +26,19 @@ struct AttendShape {
 
 enum class Extent { all, quick, tiny };
 
+/// A format at every shape it is measured at.
+struct FormatShapes {
+  std::string format;
+  std::vector<AttendShape> shapes;
+};
+
 /// All cases, and how long to measure each.
 struct Plan {
-  std::vector<std::string> attend_formats;  ///< f16 first: the others are compared with it
-  std::vector<AttendShape> attend_shapes;
+  std::vector<FormatShapes> attend;  ///< f16 first: the others are compared with it
+  std::vector<FormatShapes> score;   ///< formats of keys
   std::vector<std::string> encode_formats;
   std::vector<std::string> decode_formats;
+  std::vector<std::string> policies;
   int n_samples = 0;
   double sample_ms = 0.0;
   std::size_t bandwidth_bytes = 0;  ///< of a copy
@@ -39,7 +46,8 @@ struct Plan {
   std::size_t rotated_bytes = 0;
   std::size_t pool_bytes = 0;  ///< wanted for pages
   std::int64_t encode_tokens = 0;
-  int append_batch = 0;  ///< sequences that take a token each
+  std::int64_t judged_tokens = 0;  ///< that policies choose from, of all sequences together
+  int append_batch = 0;            ///< sequences that take a token each
 };
 
 Plan make_plan(Extent extent);
@@ -63,10 +71,14 @@ class AttendSubject {
   /// Encodes a few pages on the device and repeats them until `pool` is full.
   AttendSubject(const std::string& format, cuda::DeviceBuffer<std::byte>& pool);
 
-  /// Time and bytes into `row`. Throws TooLarge, and runtime_error if the output is not finite.
-  void measure(const AttendShape& shape, const Plan& plan, Row& row) const;
+  /// Time and bytes of attend() into `row`. Throws TooLarge, and runtime_error if the output is not
+  /// finite.
+  void attend(const AttendShape& shape, const Plan& plan, Row& row) const;
+  /// The same of score(). Bytes: those of the keys, and the scores.
+  void score(const AttendShape& shape, const Plan& plan, Row& row) const;
 
  private:
+  struct Step;
   KvView view_of(const AttendShape& shape) const;
 
   FormatPair formats_;
@@ -81,6 +93,10 @@ void measure_encode(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& 
 /// append_rows of one f16 token of K and V to each of append_batch sequences, pages included, which are
 /// written every 64 steps. Bytes: rows read, window written and, once per row, read again and encoded.
 void measure_append(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& row);
+
+/// select_rows and compact_rows of f16 rows of K and V. Bytes: rows read once to be judged, and those that
+/// stay read and written.
+void measure_evict(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& row);
 
 /// decode_tiles of K tiles to f16. Bytes: tiles read and values written.
 void measure_decode(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Row& row);

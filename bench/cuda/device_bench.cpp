@@ -1,4 +1,4 @@
-// Decode attention, encoding, appending and decoding on a device, as shares of the memory bandwidth that is
+// Decode attention, scores, encoding, appending, decoding and eviction on a device, as shares of the memory bandwidth that is
 // measured first in the same run. `device_bench --help` has the options.
 #include <algorithm>
 #include <chrono>
@@ -116,11 +116,10 @@ void measure_bandwidth(cuda::DeviceBuffer<std::byte>& pool, const Plan& plan, Re
 }
 
 void print(const Row& row) {
-  const std::string shape = row.operation != "attend"
-                                ? ""
-                                : " gqa " + std::to_string(row.gqa) + " context " +
-                                      std::to_string(row.context) + " batch " +
-                                      std::to_string(row.batch);
+  const std::string shape = row.context == 0 ? ""
+                                             : " gqa " + std::to_string(row.gqa) + " context " +
+                                                   std::to_string(row.context) + " batch " +
+                                                   std::to_string(row.batch);
   if (!row.note.empty()) {
     std::printf("%s %s%s: %s\n", row.operation.c_str(), row.format.c_str(), shape.c_str(),
                 row.note.c_str());
@@ -141,25 +140,12 @@ class Run {
     cuda::DeviceBuffer<std::byte> pool =
         allocate_pool(std::min(plan_.pool_bytes, cuda::describe_device(0).memory_bytes / 5 * 4));
     measure_bandwidth(pool, plan_, report_);
-    const double most = std::max(report_.copy_bytes_per_s, report_.read_bytes_per_s);
-    for (const std::string& format : plan_.attend_formats) {
-      if (late()) break;
-      std::unique_ptr<AttendSubject> subject;
-      const std::string problem =
-          guarded([&] { subject = std::make_unique<AttendSubject>(format, pool); });
-      for (const AttendShape& shape : plan_.attend_shapes) {
-        if (late()) break;
-        Row row{"attend", format, shape.gqa, shape.context, shape.batch};
-        row.bandwidth = most;
-        row.note =
-            problem.empty() ? guarded([&] { subject->measure(shape, plan_, row); }) : problem;
-        compare(shape, row);
-        add(std::move(row));
-      }
-    }
+    each_shape("attend", plan_.attend, pool, &AttendSubject::attend);
+    each_shape("score", plan_.score, pool, &AttendSubject::score);
     each_format("encode", plan_.encode_formats, pool, measure_encode);
     each_format("append", plan_.encode_formats, pool, measure_append);
     each_format("decode", plan_.decode_formats, pool, measure_decode);
+    each_format("evict", plan_.policies, pool, measure_evict);
     return failures_ == 0;
   }
 
@@ -185,6 +171,26 @@ class Run {
     }
   }
 
+  void each_shape(const char* operation, const std::vector<FormatShapes>& cases,
+                  cuda::DeviceBuffer<std::byte>& pool,
+                  void (AttendSubject::*measure)(const AttendShape&, const Plan&, Row&) const) {
+    for (const auto& [format, shapes] : cases) {
+      if (late()) return;
+      std::unique_ptr<AttendSubject> subject;
+      const std::string problem =
+          guarded([&] { subject = std::make_unique<AttendSubject>(format, pool); });
+      for (const AttendShape& shape : shapes) {
+        if (late()) return;
+        Row row{operation, format, shape.gqa, shape.context, shape.batch};
+        row.bandwidth = std::max(report_.copy_bytes_per_s, report_.read_bytes_per_s);
+        row.note =
+            problem.empty() ? guarded([&] { (*subject.*measure)(shape, plan_, row); }) : problem;
+        compare(shape, row);
+        add(std::move(row));
+      }
+    }
+  }
+
   void each_format(const char* operation, const std::vector<std::string>& formats,
                    cuda::DeviceBuffer<std::byte>& pool,
                    void (*measure)(cuda::DeviceBuffer<std::byte>&, const Plan&, Row&)) {
@@ -198,7 +204,7 @@ class Run {
   }
 
   void compare(const AttendShape& shape, Row& row) {
-    if (!row.note.empty()) return;
+    if (!row.note.empty() || row.operation != "attend") return;
     if (row.format == "f16") f16_ms_[shape] = row.ms;
     if (const auto own = f16_ms_.find(shape); own != f16_ms_.end()) {
       row.vs_f16 = own->second / row.ms;
@@ -222,16 +228,26 @@ class Run {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-void list(const Plan& plan) {
-  for (const std::string& format : plan.attend_formats) {
-    for (const AttendShape& s : plan.attend_shapes) {
-      std::printf("attend %s gqa %d context %lld batch %d\n", format.c_str(), s.gqa,
+void list(const char* operation, const std::vector<FormatShapes>& cases) {
+  for (const auto& [format, shapes] : cases) {
+    for (const AttendShape& s : shapes) {
+      std::printf("%s %s gqa %d context %lld batch %d\n", operation, format.c_str(), s.gqa,
                   static_cast<long long>(s.context), s.batch);
     }
   }
-  for (const std::string& format : plan.encode_formats) std::printf("encode %s\n", format.c_str());
-  for (const std::string& format : plan.encode_formats) std::printf("append %s\n", format.c_str());
-  for (const std::string& format : plan.decode_formats) std::printf("decode %s\n", format.c_str());
+}
+
+void list(const char* operation, const std::vector<std::string>& formats) {
+  for (const std::string& format : formats) std::printf("%s %s\n", operation, format.c_str());
+}
+
+void list(const Plan& plan) {
+  list("attend", plan.attend);
+  list("score", plan.score);
+  list("encode", plan.encode_formats);
+  list("append", plan.encode_formats);
+  list("decode", plan.decode_formats);
+  list("evict", plan.policies);
 }
 
 bool write(const std::string& file, const Report& report,

@@ -23,7 +23,7 @@ std::string number(double x, const char* format = "%.6g") {
 
 void write_json(std::ostream& out, const Row& row) {
   out << "    {\"operation\": " << quoted(row.operation) << ", \"format\": " << quoted(row.format);
-  if (row.operation == "attend") {
+  if (row.context > 0) {
     out << ", \"gqa\": " << row.gqa << ", \"context\": " << row.context
         << ", \"batch\": " << row.batch;
   }
@@ -48,7 +48,7 @@ void write_json(std::ostream& out, const Row& row) {
 }
 
 std::string shape_of(const Row& row) {
-  if (row.operation != "attend") return "";
+  if (row.context == 0) return "";
   return "GQA " + std::to_string(row.gqa) + ", " + std::to_string(row.context) + " rows, batch " +
          std::to_string(row.batch);
 }

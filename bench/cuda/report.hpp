@@ -11,9 +11,9 @@ namespace kvcodec::bench {
 
 /// One measured operation.
 struct Row {
-  std::string operation;  ///< attend, encode, append, decode
-  std::string format;     ///< as in a plan, without "kv="
-  int gqa = 0;            ///< attend only, as the two below
+  std::string operation;  ///< attend, score, encode, append, decode, evict
+  std::string format;     ///< as in a plan, without "kv="; a policy for evict
+  int gqa = 0;            ///< attend and score only, as the two below
   std::int64_t context = 0;
   int batch = 0;
   double ms = 0.0;

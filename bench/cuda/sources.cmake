@@ -3,5 +3,6 @@ set(device_bench_sources
   cases.cpp
   device_bench.cpp
   device_tools.cu
+  evict_case.cpp
   report.cpp
 )

@@ -17,6 +17,7 @@
 #include "examples/llama/eval_text.hpp"
 #include "examples/llama/session.hpp"
 #include "kvcodec/core/executor.hpp"
+#include "src/eval/documents.hpp"
 
 namespace kvcodec::eval {
 
@@ -54,9 +55,6 @@ class DivergenceSum {
   std::vector<Row> added_;
   std::int64_t n_values_ = 0;
 };
-
-/// Sequences of token ids, each scored from an empty cache.
-using Documents = std::vector<std::vector<std::int32_t>>;
 
 struct BaselineOptions {
   std::string plan = "kv=f16";

@@ -1,14 +1,12 @@
 #include "src/eval/evaluate.hpp"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <numeric>
 #include <optional>
 #include <span>
 #include <utility>
 
-#include "examples/llama/text_tokens.hpp"
+#include "examples/llama/tokenizer.hpp"
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/core/error.hpp"
 #include "kvcodec/plan/plan.hpp"
@@ -16,7 +14,6 @@
 #include "src/eval/distribution.hpp"
 #include "src/eval/journal.hpp"
 #include "src/eval/kv_eval.hpp"
-#include "src/verify/npy.hpp"
 
 namespace kvcodec::eval {
 
@@ -25,9 +22,6 @@ using cli::to_table;
 
 namespace {
 
-namespace fs = std::filesystem;
-
-constexpr std::int64_t kLongestDocument = 2048;
 constexpr std::int64_t kDefaultLengths[] = {512, 1024, 2048};
 // Tokens behind a context: questions with their answers, or those that are timed.
 constexpr std::int64_t kBehindContext = 128;
@@ -38,45 +32,44 @@ struct Material {
   Documents documents;
 };
 
-std::int64_t longest_document(const llama::Config& config) {
-  return std::min<std::int64_t>(kLongestDocument, config.max_position);
-}
-
-Documents text_documents(const EvaluateOptions& options, const llama::Config& config) {
-  std::ifstream in(options.text, std::ios::binary);
-  if (!in || fs::is_directory(options.text)) {
-    throw invalid_argument(bad_value("eval", "--text", options.text.string(), "a readable file"));
-  }
-  const std::string text((std::istreambuf_iterator<char>(in)), {});
-  const llama::TextTokens tokens = llama::encode_text(options.model, config, text);
-  if (tokens.ids.size() < 2) {
-    throw invalid_argument("eval: --text " + options.text.string() + " holds less than 2 tokens");
-  }
-  const bool begins = tokens.begin >= 0;
-  Documents documents = split_documents(tokens.ids, longest_document(config) - (begins ? 1 : 0));
-  for (auto& d : documents) {
-    if (begins) d.insert(d.begin(), tokens.begin);
-  }
-  return documents;
-}
-
 Material read_material(const EvaluateOptions& options, const llama::Config& config) {
   Material m;
   if (!options.tokens.empty()) {
     m.documents = read_tokens(options.tokens, config);
   } else if (!options.text.empty()) {
-    m.documents = text_documents(options, config);
+    m.documents = read_text(options.text, options.model, config);
   } else {
     m.data = llama::read_eval(options.model);
+    const llama::ByteTokenizer tokenizer(config.vocab_size);
     for (const llama::ByteRange& d : m.data->documents) {
-      m.documents.push_back(
-          llama::encode_text(options.model, config, std::string(text_of(*m.data, d))).ids);
+      m.documents.push_back(tokenizer.encode(text_of(*m.data, d)));
     }
   }
   const auto most = static_cast<std::size_t>(options.measure.eval.max_documents);
   if (most > 0 && m.documents.size() > most) m.documents.resize(most);
   if (m.documents.empty()) throw corrupt_data(options.model.string() + ": no documents to score");
   return m;
+}
+
+/// FNV-1a, 64 bits, as text: JSON numbers are no safe place for it.
+std::string hash_of(const Material& material) {
+  std::uint64_t hash = 14695981039346656037u;
+  const auto add = [&hash](std::uint64_t value) { hash = (hash ^ value) * 1099511628211u; };
+  const auto add_text = [&add](const std::string& text) {
+    for (const char c : text) add(static_cast<unsigned char>(c));
+    add(256);
+  };
+  for (const auto& document : material.documents) {
+    for (const std::int32_t token : document) add(static_cast<std::uint64_t>(token));
+    add(std::uint64_t{1} << 32);
+  }
+  if (material.data) {
+    for (const llama::RecallContext& c : material.data->recall) {
+      add_text(c.context);
+      for (const llama::Question& q : c.questions) add_text(q.prompt + q.answer);
+    }
+  }
+  return format("%016llx", static_cast<unsigned long long>(hash));
 }
 
 class Evaluation {
@@ -107,6 +100,8 @@ class Evaluation {
   void set_lengths();
   Json key() const;
   Captured capture_document() const;
+  double document_units() const;
+  double retrieval_units() const;
   double plan_units() const;
   Json measure(const NamedPlan& plan, std::size_t index, const Baseline* baseline);
   std::vector<RetrievalScore> retrieve(const NamedPlan& plan, const std::string& what);
@@ -156,12 +151,9 @@ Json Evaluation::key() const {
               {"retrieval_contexts", retrieval_.contexts},
               {"decoded", latency_.n_decoded},
               {"skip", options_.skip},
-              {"text", options_.text.string()},
-              {"tokens", options_.tokens.string()}};
+              {"hash of text and questions", hash_of(material_)}};
   const Json files = fingerprint(options_.model);
   for (const auto& [name, mark] : files.items()) key["model file " + name] = mark;
-  if (!options_.text.empty()) key["text file"] = fingerprint(options_.text);
-  if (!options_.tokens.empty()) key["tokens file"] = fingerprint(options_.tokens);
   return key;
 }
 
@@ -178,18 +170,24 @@ Captured Evaluation::capture_document() const {
   return capture(model_, std::span(document).first(static_cast<std::size_t>(n)), n_queries);
 }
 
+/// Tokens of the documents.
+double Evaluation::document_units() const {
+  double n = 0.0;
+  for (const auto& d : material_.documents) n += static_cast<double>(d.size());
+  return n;
+}
+
+double Evaluation::retrieval_units() const {
+  double n = 0.0;
+  for (const RetrievalTask& task : tasks_) n += work_of(task.data, {}).contexts;
+  return n;
+}
+
 /// Tokens run for one plan, without latency.
 double Evaluation::plan_units() const {
-  std::int64_t n = 0;
-  for (const auto& d : material_.documents) n += std::ssize(d);
-  const auto add = [&n](const llama::EvalData& data) {
-    for (const llama::RecallContext& c : data.recall) {
-      n += static_cast<std::int64_t>(c.context.size());
-    }
-  };
-  if (material_.data) add(*material_.data);
-  for (const RetrievalTask& task : tasks_) add(task.data);
-  return static_cast<double>(n);
+  const double recall =
+      material_.data ? work_of(*material_.data, options_.measure.eval).contexts : 0.0;
+  return document_units() + recall + retrieval_units();
 }
 
 std::vector<RetrievalScore> Evaluation::retrieve(const NamedPlan& plan, const std::string& what) {
@@ -202,6 +200,7 @@ std::vector<RetrievalScore> Evaluation::retrieve(const NamedPlan& plan, const st
     needs.max_sequences = std::max(needs.max_sequences, own.max_sequences);
   }
   llama::Engine engine(model_, plan.plan, needs.max_tokens, needs.max_sequences);
+  progress_.begin_part(retrieval_units());
   eval.progress = [&](std::int64_t done, std::int64_t total) {
     progress_.show(what + ", retrieval", done, total);
   };
@@ -255,7 +254,7 @@ Json Evaluation::run() {
   const bool has_latency = journal.find(latency_name) != nullptr || !wants("latency");
   const double latency_units =
       has_latency ? 0.0 : static_cast<double>(latency_tokens(latency_, std::ssize(plans_)));
-  const double baseline_units = left > 0 && wants("divergence") ? plan_units() / 3 : 0.0;
+  const double baseline_units = left > 0 && wants("divergence") ? document_units() : 0.0;
   progress_.expect(static_cast<double>(left) * plan_units() + latency_units + baseline_units);
 
   if (wants("attention") || wants("distributions") || !options_.capture.empty()) {
@@ -276,7 +275,6 @@ Json Evaluation::run() {
   for (std::size_t i = 0; i < plans_.size(); ++i) {
     const std::string name = "plan " + plans_[i].plan;
     if (journal.find(name) == nullptr) {
-      progress_.begin_part(plan_units());
       journal.add(name, measure(plans_[i], i, baseline ? &*baseline : nullptr));
     }
     rows.push_back(*journal.find(name));
@@ -343,35 +341,6 @@ std::string quality_table(const Json& rows) {
          cell(decode, "%.2f", "p50_ms"), cell(decode, "%.2f", "p99_ms")});
   }
   return to_table(table);
-}
-
-Documents split_documents(const std::vector<std::int32_t>& tokens, std::int64_t longest) {
-  Documents documents;
-  for (std::int64_t at = 0; at + 1 < std::ssize(tokens); at += longest) {
-    const std::int64_t end = std::min(std::ssize(tokens), at + longest);
-    if (end - at >= 2) documents.emplace_back(tokens.begin() + at, tokens.begin() + end);
-  }
-  return documents;
-}
-
-Documents read_tokens(const fs::path& file, const llama::Config& config) {
-  const golden::Array array = golden::read_npy(file);
-  std::vector<std::int32_t> tokens;
-  for (const std::int64_t id : array.integers()) {
-    if (id < 0 || id >= config.vocab_size) {
-      throw invalid_argument(
-          bad_value(file.string(), "token", id, "0.." + std::to_string(config.vocab_size - 1)));
-    }
-    tokens.push_back(static_cast<std::int32_t>(id));
-  }
-  const bool rows = array.shape.size() == 2;
-  const std::int64_t width = rows ? array.shape[1] : std::ssize(tokens);
-  if ((!rows && array.shape.size() != 1) || width < 2 || (rows && width > config.max_position)) {
-    throw invalid_argument(file.string() + ": shape = " + golden::shape_text(array.shape) +
-                           ", allowed: [tokens] from 2 on, or [documents, 2.." +
-                           std::to_string(config.max_position) + "]");
-  }
-  return split_documents(tokens, rows ? width : longest_document(config));
 }
 
 Json evaluate_model(const EvaluateOptions& options, const Executor& executor,

@@ -41,14 +41,6 @@ struct EvaluateOptions {
   bool resume = false;            ///< go on from the journal
 };
 
-/// Documents of at most `longest` tokens each.
-Documents split_documents(const std::vector<std::int32_t>& tokens, std::int64_t longest);
-
-/// Token ids of a .npy of integers: one sequence, split into documents as long as the model allows,
-/// up to 2048; or [documents, tokens]. Throws corrupt_data, or invalid_argument naming an id that the
-/// model has not, a length or a shape.
-Documents read_tokens(const std::filesystem::path& file, const llama::Config& config);
-
 /// "baseline", "plans" and "distributions" of report.json. Throws what the model, the plans and the
 /// material throw, before any work where it can be known.
 cli::Json evaluate_model(const EvaluateOptions& options, const Executor& executor,

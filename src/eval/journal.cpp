@@ -13,10 +13,6 @@ namespace {
 using cli::Json;
 namespace fs = std::filesystem;
 
-Json file_mark(const fs::path& file) {
-  return {fs::file_size(file), fs::last_write_time(file).time_since_epoch().count()};
-}
-
 void check_key(const fs::path& file, const Json& stored, const Json& key) {
   const auto text = [](const Json& object, const std::string& name) {
     const auto found = object.find(name);
@@ -35,16 +31,17 @@ void check_key(const fs::path& file, const Json& stored, const Json& key) {
 
 }  // namespace
 
-Json fingerprint(const fs::path& path) {
+Json fingerprint(const fs::path& folder) {
   try {
-    if (!fs::is_directory(path)) return file_mark(path);
-    std::map<std::string, Json> files;
-    for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
-      if (entry.is_regular_file()) files[entry.path().filename().string()] = file_mark(entry);
+    std::map<std::string, Json> files;  // in the order of their names
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+      const std::string name = entry.path().filename().string();
+      if (name != "config.json" && name.find(".safetensors") == std::string::npos) continue;
+      files[name] = {entry.file_size(), entry.last_write_time().time_since_epoch().count()};
     }
-    return Json(files);
+    return files;
   } catch (const fs::filesystem_error& e) {
-    throw error(path.string() + ": " + e.code().message());
+    throw error(folder.string() + ": " + e.code().message());
   }
 }
 

@@ -9,9 +9,9 @@
 
 namespace kvcodec::eval {
 
-/// Size and time of last change of a file, or of every regular file directly in a folder, by name:
-/// cheap to compare, and different once a model is. Throws error where it cannot be read.
-cli::Json fingerprint(const std::filesystem::path& path);
+/// Sizes and times of last change of config.json and the safetensors files of a model folder, by name:
+/// cheap to compare, and different once a model is. Throws error where they cannot be read.
+cli::Json fingerprint(const std::filesystem::path& folder);
 
 /// A file of one JSON object per line: first the key, all that results depend on, then results by
 /// name. Every line is written at once and flushed; a last line that was cut short is dropped.

@@ -184,6 +184,7 @@ PlanResult measure_plan(const llama::Model& model, const llama::EvalData& data,
     comparison.add(document, first, logits);
   };
   eval.progress = report("perplexity");
+  progress.begin_part(work_of(data, eval).documents);
   const llama::Perplexity p = llama::measure_perplexity(engine, data, eval);
   r.perplexity = p.perplexity();
   r.answer_bits = p.answers.bits_per_byte();
@@ -192,6 +193,7 @@ PlanResult measure_plan(const llama::Model& model, const llama::EvalData& data,
   CacheBytes longest = p.bytes;
   if (!data.recall.empty()) {
     eval.progress = report("recall");
+    progress.begin_part(work_of(data, eval).contexts);
     const llama::Recall recall = llama::measure_recall(engine, data, eval);
     r.has_recall = true;
     r.recall = recall.accuracy();
@@ -203,6 +205,20 @@ PlanResult measure_plan(const llama::Model& model, const llama::EvalData& data,
   if (options.n_generated > 0) generate_text(engine, options, r);
   fill_memory(engine, longest, options.budget, r);
   return r;
+}
+
+Work work_of(const llama::EvalData& data, const llama::EvalOptions& options) {
+  const auto limit = [](std::size_t n, std::int64_t most) {
+    return most > 0 ? std::min(n, static_cast<std::size_t>(most)) : n;
+  };
+  Work work;
+  for (std::size_t i = 0; i < limit(data.documents.size(), options.max_documents); ++i) {
+    work.documents += static_cast<double>(data.documents[i].end - data.documents[i].begin);
+  }
+  for (std::size_t i = 0; i < limit(data.recall.size(), options.max_contexts); ++i) {
+    work.contexts += static_cast<double>(data.recall[i].context.size());
+  }
+  return work;
 }
 
 PlanResult measure_documents(const llama::Model& model, const Documents& documents,
@@ -217,6 +233,7 @@ PlanResult measure_documents(const llama::Model& model, const Documents& documen
     longest = std::max(longest, std::ssize(tokens));
   }
   llama::Engine engine(model, plan.plan, longest);
+  progress.begin_part(static_cast<double>(total));
   Comparison comparison(options.baseline);
   const auto vocab = static_cast<std::size_t>(model.config().vocab_size);
   llama::Surprise surprise;

@@ -67,6 +67,12 @@ struct NamedPlan {
   std::string weights = "f32";  ///< of the model, as llama::parse_weight_format reads it
 };
 
+/// Tokens that measure_plan runs, for an estimate of its time.
+struct Work {
+  double documents = 0.0, contexts = 0.0;
+};
+Work work_of(const llama::EvalData& data, const llama::EvalOptions& options);
+
 /// Measures one plan. `what` heads the progress line. Throws what the plan, the cache or the model
 /// throws.
 PlanResult measure_plan(const llama::Model& model, const llama::EvalData& data,

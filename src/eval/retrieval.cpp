@@ -29,6 +29,9 @@ void count(RecallBin& bin, const llama::Answer& answer) {
   bin.right += answer.correct() ? 1 : 0;
 }
 
+/// To three digits: sums of fifths are not exact.
+double middle(const RecallBin& bin) { return std::round(500.0 * (bin.from + bin.to)) / 1000.0; }
+
 std::vector<RecallBin> without_empty(std::vector<RecallBin> bins) {
   std::erase_if(bins, [](const RecallBin& b) { return b.asked == 0; });
   return bins;
@@ -252,7 +255,7 @@ std::vector<RetrievalScore> measure_retrieval(llama::Engine& engine,
     const llama::Recall recall = llama::measure_recall(engine, task.data, own);
     if (task.task == "key_value") {
       for (const RecallBin& bin : recall_by_depth(recall, task.data)) {
-        scores.push_back({task.task, task.length, 0.5 * (bin.from + bin.to), bin.right, bin.asked});
+        scores.push_back({task.task, task.length, middle(bin), bin.right, bin.asked});
       }
     } else {
       scores.push_back(

@@ -29,7 +29,7 @@ struct RetrievalOptions {
   std::vector<double> depths = {0.0, 0.25, 0.5, 0.75, 1.0};
   std::int32_t needles = 8;   ///< facts of a multi-needle context
   std::int32_t pairs = 24;    ///< questions of a key-value context, evenly over its depth
-  std::int32_t contexts = 2;  ///< of each kind, length and depth, each with other text
+  std::int32_t contexts = 4;  ///< of each kind, length and depth, each with other text
   std::uint64_t seed = 1;
 };
 

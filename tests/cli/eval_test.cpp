@@ -103,7 +103,8 @@ class EvalModel : public Eval {
     llama::testing::write_random_model(path("model"), config, 3);
     const fs::path tensors = path("model/model.safetensors");
     nlohmann::json map = nlohmann::json::object();
-    for (const auto& [name, info] : llama::TensorStore::open_file(tensors).tensors()) {
+    const llama::TensorStore store = llama::TensorStore::open_file(tensors);
+    for (const auto& [name, info] : store.tensors()) {
       map[name] = "model-00001-of-00001.safetensors";
     }
     fs::rename(tensors, path("model/model-00001-of-00001.safetensors"));

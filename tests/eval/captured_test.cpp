@@ -117,7 +117,8 @@ TEST_F(CapturedTest, ErrorsOfEveryKindOfPlan) {
   ASSERT_EQ(j.at("heads").size(), 2u);
   ASSERT_EQ(j.at("heads")[1].size(), 4u);
   EXPECT_EQ(j.at("heads")[1][2], plain.heads[6].out);
-  EXPECT_EQ(j.at("heads")[j.at("worst_layer")][j.at("worst_head")], j.at("out_err_worst"));
+  const std::size_t layer = j.at("worst_layer"), head = j.at("worst_head");
+  EXPECT_EQ(j.at("heads")[layer][head], j.at("out_err_worst"));
 }
 
 TEST_F(CapturedTest, TooFewQueriesForAPolicyAreNamed) {

@@ -5,7 +5,7 @@
 
 #include "examples/llama/text_tokens.hpp"
 #include "kvcodec/core/error.hpp"
-#include "src/eval/evaluate.hpp"
+#include "src/eval/documents.hpp"
 #include "src/eval/retrieval.hpp"
 #include "src/verify/npy.hpp"
 #include "tests/eval/model_fixture.hpp"
@@ -39,6 +39,7 @@ TEST(Retrieval, WritesFactsWhereTheyAreAsked) {
   RetrievalOptions options;
   options.lengths = {512, 1024};
   options.depths = {0.0, 0.5, 1.0};
+  options.contexts = 2;
   const auto tasks = make_retrieval(data, options);
   ASSERT_EQ(tasks.size(), 2u * (3u + 2u));
   for (const RetrievalTask& task : tasks) {
@@ -52,15 +53,15 @@ TEST(Retrieval, WritesFactsWhereTheyAreAsked) {
       EXPECT_EQ(c.questions.size(), task.task == "needle"         ? 1u
                                     : task.task == "multi_needle" ? 8u
                                                                   : 24u);
-      if (task.task != "key_value") EXPECT_EQ(n_facts, c.questions.size());
-      else EXPECT_EQ(n_facts, (static_cast<std::size_t>(task.length) - 1) / 10);
+      const std::size_t room = (static_cast<std::size_t>(task.length) - 1) / 10;
+      EXPECT_EQ(n_facts, task.task == "key_value" ? room : c.questions.size());
       for (const llama::Question& q : c.questions) {
         const std::string fact = q.key + "=" + q.answer + ". ";
         EXPECT_EQ(q.prompt, q.key + "?");
         EXPECT_EQ(count_of(c.context, q.key + "="), 1u) << "keys are distinct";
         EXPECT_EQ(c.context.find(fact), c.context.size() - static_cast<std::size_t>(q.distance));
         const double depth = 1.0 - static_cast<double>(q.distance) / static_cast<double>(size);
-        if (task.depth) EXPECT_NEAR(depth, *task.depth, 80.0 / static_cast<double>(task.length));
+        EXPECT_NEAR(depth, task.depth.value_or(depth), 80.0 / static_cast<double>(task.length));
       }
     }
   }
@@ -181,6 +182,12 @@ TEST_F(Material, SentencePieceModelsAreReadWhereTheLibraryIs) {
   const llama::TextTokens got = llama::encode_text(folder(), with_vocabulary(8), "ab baab");
   EXPECT_EQ(got.ids, (std::vector<std::int32_t>{7, 3, 5, 4, 6}));
   EXPECT_EQ(got.begin, 1);
+  std::ofstream(folder() / "text.txt") << std::string(600, 'a');
+  const Documents documents = read_text(folder() / "text.txt", folder(), with_vocabulary(8));
+  ASSERT_EQ(documents.size(), 2u) << "the model takes 512";
+  EXPECT_EQ(documents[0].size(), 512u);
+  EXPECT_EQ(documents[1].size(), 601u - 511u + 1u);
+  EXPECT_EQ(documents[1].front(), 1) << "every document begins with <s>";
   EXPECT_NE(message_of([&] {
               llama::encode_text(folder(), with_vocabulary(7), "a");
             }).find("vocab_size = 7"),
