@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "examples/llama/calibration.hpp"
+#include "examples/llama/sampler.hpp"
 #include "examples/llama/tokenizer.hpp"
 #include "kvcodec/core/error.hpp"
 #include "src/bench/cpu_bench.hpp"
@@ -251,8 +252,9 @@ Claim qjl(Subjects& subjects, ProgressLine& progress) {
   speed.gqa = {4};
   speed.threads = {1};
   speed.formats = {"f16", "k=qjl:m256,v=kivi:b2:g32", "k=qjl:m256:o8:mo256,v=kivi:b2:g32"};
-  progress.show("attention of QJL", 0, 1);
-  const bench::CpuReport times = bench::run_cpu_bench(speed, {});
+  const bench::CpuReport times = bench::run_cpu_bench(
+      speed,
+      [&](const std::string& what, int done, int total) { progress.show(what, done, total); });
   const auto faster = [&](const std::string& name) {
     for (const bench::CpuRow& row : times.rows) {
       if (row.format == name) return row.ratio_to_f16;

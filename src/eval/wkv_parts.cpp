@@ -52,7 +52,7 @@ class QuantizedModel {
  private:
   void attend(const llama::AttentionCall& call) {
     const HeadShape shape = model_.head_shape();
-    const std::int32_t window = model_.config().window_of(call.layer);
+    const std::int32_t window = model_.config().window[static_cast<std::size_t>(call.layer)];
     if (!parts_.quantize) {
       llama::dense_attention(call, shape, window, model_.executor());
       return;
