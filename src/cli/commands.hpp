@@ -15,6 +15,7 @@ void add_demo(CLI::App& app, Run& run);
 void add_eval(CLI::App& app, Run& run);
 void add_list(CLI::App& app, Run& run);
 void add_plan(CLI::App& app, Run& run);
+void add_reproduce(CLI::App& app, Run& run);
 void add_verify(CLI::App& app, Run& run);
 
 }  // namespace kvcodec::cli

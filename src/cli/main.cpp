@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
   kvcodec::cli::add_eval(app, run);
   kvcodec::cli::add_list(app, run);
   kvcodec::cli::add_plan(app, run);
+  kvcodec::cli::add_reproduce(app, run);
   kvcodec::cli::add_verify(app, run);
   app.require_subcommand(1);
   app.set_version_flag("--version", KVCODEC_VERSION);

@@ -36,12 +36,16 @@ void check_writable(const std::string& file) {
 }
 
 void write_json(const std::string& file, const Json& value) {
+  write_text(file, value.dump(2, ' ', false, Json::error_handler_t::replace) + '\n');
+}
+
+void write_text(const std::string& file, const std::string& text) {
   if (file.empty()) return;
   const fs::path temporary = temporary_of(file);
   std::error_code failed;
   {
     std::ofstream out(temporary);
-    out << value.dump(2, ' ', false, Json::error_handler_t::replace) << '\n';
+    out << text;
     if (!out.flush()) failed = std::make_error_code(std::errc::io_error);
   }
   if (!failed) fs::rename(temporary, file, failed);

@@ -11,8 +11,11 @@ namespace kvcodec::cli {
 
 using Json = nlohmann::ordered_json;
 
-/// Writes `value` to `file` as a whole or not at all: a temporary file beside it takes its name.
-/// Text that is no UTF-8 is written with replacement characters. Throws error naming the file.
+/// Writes `text` to `file` as a whole or not at all: a temporary file beside it takes its name. An empty
+/// name writes nothing. Throws error naming the file.
+void write_text(const std::string& file, const std::string& text);
+
+/// The same of a JSON value. Text that is no UTF-8 is written with replacement characters.
 void write_json(const std::string& file, const Json& value);
 
 /// Throws invalid_argument unless `file` can be created; called before long work, not after it.
