@@ -114,7 +114,8 @@ class RowAttention {
     const PageFormat& format = view_.format;
     const std::int64_t stream = u.seq * view_.n_streams_per_seq() + u.head / format.span;
     const int head_in_page = u.head % format.span;
-    const std::int64_t end = std::min(view_.encoded_rows(stream), first_row + kSplitRows);
+    const std::int64_t n_encoded = view_.encoded_rows(stream);
+    const std::int64_t end = std::min(n_encoded, first_row + kSplitRows);
     const std::int32_t pos0 = view_.first_pos != nullptr ? view_.first_pos[stream] : 0;
     for (std::int64_t row = first_row; row < end; row += kTileRows) {
       const auto n_rows = static_cast<int>(std::min<std::int64_t>(kTileRows, end - row));
@@ -126,8 +127,9 @@ class RowAttention {
       const std::uint64_t* visible = nullptr;
       if (!mask(u, positions, masks, n_rows, scratch, &visible)) continue;
       const TilePair now = tiles_at(stream, row, head_in_page);
+      // The split that follows is most likely this thread's next.
       const TilePair next =
-          row + kTileRows < end ? tiles_at(stream, row + kTileRows, head_in_page) : now;
+          row + kTileRows < n_encoded ? tiles_at(stream, row + kTileRows, head_in_page) : now;
       prefetch(next.k, format.k_tile_bytes, format.k_span);
       score_tile(u, now.k, scratch);
       softmax(u, visible, scratch, state);

@@ -195,7 +195,7 @@ Claim wkvquant(Subjects& subjects) {
   c.title = "WKVQuant: weights and cache in 4 bits at nearly the quality of weights alone";
   c.claim =
       "W4 + KV4 stays close to W4, and each part (past-only quantization, two-dimensional "
-      "quantization, cross-block reconstruction) helps.";
+      "quantization, cross-layer reconstruction) helps.";
   c.how =
       std::string("Held-out text; weights ") + code(kWeights) +
       ", K and V in codes of `wkv` in 4 bits (groups of a head), every row but the token's own, "
