@@ -10,6 +10,13 @@ namespace kvcodec {
 namespace cpu {
 namespace {
 
+/// Codecs that encode by their own function: all that are not named below.
+template <class C>
+bool describe(const C& /*codec*/, Side /*side*/, int /*head_dim*/,
+              TileEncoding& /*encoding*/) noexcept {
+  return false;
+}
+
 template <class Table>
 bool describe(const NormalQuantile<Table>& codec, Side, int, TileEncoding& e) noexcept {
   e.rule = Table::signed_scale ? ParamRule::normal_signed : ParamRule::normal;
@@ -100,8 +107,6 @@ bool describe(const RaBitQ& codec, Side, int, TileEncoding& e) noexcept {
   e.multiplier = codec.kappa();
   return codec.rule == RaBitQ::Rule::fast || codec.bits == 1;
 }
-
-bool describe(const Qjl&, Side, int, TileEncoding&) noexcept { return false; }
 
 }  // namespace
 
