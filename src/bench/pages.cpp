@@ -94,6 +94,10 @@ Pages::Pages(const std::string& plan, const UniqueRows& rows, std::size_t bytes,
   data_.reset(static_cast<std::byte*>(
       ::operator new[](static_cast<std::size_t>(n_pages_) * page_bytes, std::align_val_t{4096})));
   const std::int64_t n_whole = view_.encoded_rows(0) / view_.format.page_size;
+  if (n_whole == 0 || pages_of(n_tokens) == 0) {
+    throw unsupported("bench: plan " + plan + " keeps no encoded page of " +
+                      std::to_string(n_tokens) + " tokens");
+  }
   for (std::int64_t page = 0; page < n_pages_; ++page) {
     const std::int64_t stream = page % n_streams;
     const std::int64_t row = page / n_streams % n_whole * view_.format.page_size;
@@ -134,15 +138,20 @@ PagedAttention::PagedAttention(const Pages& pages, const Shape& shape, const std
   view_.page_stride = static_cast<std::int64_t>(view_.format.page_bytes());
   if (view_.slot_pos != nullptr) view_.slot_pos = pages.positions();
   if (!pages.drops_rows()) view_.sinks = view_.kept = view_.recent = nullptr;
-  const auto repeat = [&](const AnyCodec*& codecs, std::vector<AnyCodec>& all) {
-    if (codecs == nullptr) return;
+  view_.first_pos = nullptr;  // queries come after every row
+  // The view is of one sequence.
+  const auto repeat = [&](auto*& of_heads, auto& all) {
+    if (of_heads == nullptr) return;
     for (int s = 0; s < shape.n_seq; ++s) {
-      all.insert(all.end(), codecs, codecs + view_.shape.n_kv_heads);
+      all.insert(all.end(), of_heads, of_heads + view_.shape.n_kv_heads);
     }
-    codecs = all.data();
+    of_heads = all.data();
   };
   repeat(view_.k_codecs, k_codecs_);
   repeat(view_.v_codecs, v_codecs_);
+  repeat(view_.sinks, sinks_);
+  repeat(view_.kept, kept_);
+  repeat(view_.recent, recent_);
   const std::int64_t n_encoded = pages.encoded_rows(shape.n_tokens);
   const std::int64_t per_copy =
       pages.pages_of(shape.n_tokens) * view_.n_streams_per_seq() * shape.n_seq;

@@ -94,6 +94,7 @@ class PagedAttention : public Participant {
   std::vector<std::int64_t> indptr_, n_encoded_, query_indptr_;
   std::vector<std::int32_t> query_pos_;
   std::vector<AnyCodec> k_codecs_, v_codecs_;
+  std::vector<RawRows> sinks_, kept_, recent_;
   std::vector<float> q_, out_;
   AttendWorkspace workspace_;
   std::size_t turn_ = 0;

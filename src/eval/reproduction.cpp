@@ -245,7 +245,8 @@ Claim qjl(Subjects& subjects, ProgressLine& progress) {
   c.how =
       "Bits per value at head_dim 128 in 32 layers, the paper's size; quality on the shipped "
       "models, whose heads of 64 channels double the weight of m signs; time of decode attention "
-      "over 16,384 tokens of 8 KV heads, head_dim 128, GQA 4, one thread, against our f16.";
+      "over 16,384 tokens of 8 KV heads, head_dim 128, GQA 4, one thread, in integers where that "
+      "is faster, against our f16.";
   c.table = {{"plan", "bits per value", "times smaller", "speed", "model", "perplexity", "recall"}};
   bench::CpuBenchOptions speed;
   speed.keys = {16384};
@@ -256,10 +257,12 @@ Claim qjl(Subjects& subjects, ProgressLine& progress) {
       speed,
       [&](const std::string& what, int done, int total) { progress.show(what, done, total); });
   const auto faster = [&](const std::string& name) {
+    double best = 0.0;  // of f32 and integers
     for (const bench::CpuRow& row : times.rows) {
-      if (row.format == name) return row.ratio_to_f16;
+      if (row.format == name) best = std::max(best, row.ratio_to_f16);
     }
-    throw error("reproduce: no time for " + name);
+    if (best == 0.0) throw error("reproduce: no time for " + name);
+    return best;
   };
   bool small = true, lossless = true, fast = true;
   for (const auto& s : subjects) {
@@ -303,7 +306,7 @@ Claim lagkv(Subjects& subjects) {
       "text. "
       "A fact is 8 bytes long (`QXM=7312`), so r L of 8 and above should keep it.";
   c.table = {{"model", "policy", "r L", "kept", "all bytes", "perplexity", "recall"}};
-  bool small_loss = true, beats = true;
+  bool small_loss = true, beats = true, edge = true;
   for (const auto& s : subjects) {
     const PlanResult base = s->measure("kv=f16");
     const auto add = [&](const std::string& policy, const std::string& room) {
@@ -320,14 +323,16 @@ Claim lagkv(Subjects& subjects) {
     const PlanResult window = add("window:n1344,sink=16", "-");
     add("lagkv:l32:r0.5,sink=16", "16");
     add("lagkv:l64:r0.25,sink=16", "16");
-    add("lagkv:l32:r0.25,sink=16", "8");
-    add("lagkv:l16:r0.25,sink=16", "4");
+    const PlanResult holds = add("lagkv:l32:r0.25,sink=16", "8");
+    const PlanResult cuts = add("lagkv:l16:r0.25,sink=16", "4");
+    edge = edge && cuts.recall < holds.recall - 0.027;
     small_loss = small_loss && half.recall > base.recall - 0.05;
     beats = beats && half.recall > snap.recall && half.recall > window.recall;
   }
-  c.met = small_loss && beats;
+  c.met = small_loss && beats && edge;
   c.measured = "Half the tokens lose less than 5 points of recall: " + yes(small_loss) +
-               "; above SnapKV and above sinks with a window: " + yes(beats) + ".";
+               "; above SnapKV and above sinks with a window: " + yes(beats) +
+               "; recall falls where r L is less than a fact: " + yes(edge) + ".";
   c.shortfall =
       "The text favours LagKV: facts are capitals and digits between words in lower case. SnapKV "
       "is asked "
@@ -379,7 +384,7 @@ Claim spindle(Subjects& subjects) {
   c.shortfall =
       "Asked after the prompt instead, eviction by attention loses half of the recall "
       "(docs/methods/spindlekv.md). A codebook's size depends on the data; `nqkv` behind the same "
-      "eviction is smaller.";
+      "eviction is smaller still.";
   return c;
 }
 

@@ -48,15 +48,18 @@ TEST_F(Bench, ReportsEveryFormatInEveryShape) {
 }
 
 TEST_F(Bench, OddShapesHaveANeighbour) {
-  const Outcome outcome = run({"bench", "--cpu", "--shapes", "odd", "--formats", "lm:b2",
-                               "--seconds", "0.01", "--json", path("r.json")});
+  const Outcome outcome =
+      run({"bench", "--cpu", "--shapes", "odd", "--formats", "lm:b2",
+           "kv=int8,policy=lagkv:l128:r0.5", "--seconds", "0.01", "--json", path("r.json")});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   const auto json = read_json("r.json");
   bool seen_one_token = false;
   for (const auto& row : json.at("rows")) {
     EXPECT_GT(row.at("slower_per_byte"), 0.0) << row.at("shape");
     EXPECT_TRUE(row.at("slow_by_surprise").is_boolean());
-    EXPECT_LT(row.at("rel_err"), 1.5) << row.at("shape");
+    if (row.at("format") == "lm:b2") {
+      EXPECT_LT(row.at("rel_err"), 1.5) << row.at("shape");
+    }
     seen_one_token = seen_one_token || (row.at("keys") == 1 && row.at("sequences") == 256);
   }
   EXPECT_TRUE(seen_one_token);
