@@ -24,15 +24,17 @@ fs::path temporary_of(const std::string& file) {
 
 }  // namespace
 
-void check_writable(const std::string& file) {
-  if (file.empty()) return;
+bool can_write(const std::string& file) {
   const fs::path temporary = temporary_of(file);
-  const bool good = !fs::is_directory(file) && static_cast<bool>(std::ofstream(temporary));
   std::error_code ignored;
+  const bool good = !fs::is_directory(file, ignored) && static_cast<bool>(std::ofstream(temporary));
   fs::remove(temporary, ignored);
-  if (!good) {
-    throw invalid_argument(bad_value("output", "--json", file, "a file in a writable folder"));
-  }
+  return good;
+}
+
+void check_writable(const std::string& file) {
+  if (file.empty() || can_write(file)) return;
+  throw invalid_argument(bad_value("output", "--json", file, "a file in a writable folder"));
 }
 
 void write_json(const std::string& file, const Json& value) {
@@ -44,7 +46,7 @@ void write_text(const std::string& file, const std::string& text) {
   const fs::path temporary = temporary_of(file);
   std::error_code failed;
   {
-    std::ofstream out(temporary);
+    std::ofstream out(temporary, std::ios::binary);
     out << text;
     if (!out.flush()) failed = std::make_error_code(std::errc::io_error);
   }

@@ -18,6 +18,9 @@ void write_text(const std::string& file, const std::string& text);
 /// The same of a JSON value. Text that is no UTF-8 is written with replacement characters.
 void write_json(const std::string& file, const Json& value);
 
+/// Whether write_text() could write `file` now: a file in a writable folder.
+bool can_write(const std::string& file);
+
 /// Throws invalid_argument unless `file` can be created; called before long work, not after it.
 void check_writable(const std::string& file);
 

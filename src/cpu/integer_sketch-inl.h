@@ -70,21 +70,22 @@ struct ScoreSketchBytesPass {
     const std::uint8_t* tables = sketch_tables(sketch_query(t, queries, first));
     VF sum[kQueries][2];
     VF outer[kQueries][2];
-    sum_nibbles(lines(0, t.n_signs), TableRows{tables, stride}, sum);
+    sum_nibbles(sketch_lines(tile, 0, t.n_signs, row), TableRows{tables, stride}, sum);
     if (t.n_outlier_signs > 0) {
-      sum_nibbles(lines(t.outlier_sign_offset, t.n_outlier_signs),
+      sum_nibbles(sketch_lines(tile, t.outlier_sign_offset, t.n_outlier_signs, row),
                   TableRows{tables + 4 * t.n_signs, stride}, outer);
     }
     for (int j = 0; j < 2; ++j) {
       const int at = row + j * kLanes;
-      const VF weight = norm(t.norm_offset, t.n_signs, at);
+      const VF weight = sketch_weight(t, tile, t.norm_offset, t.n_signs, at);
       const std::uint8_t* channels = tile + t.channel_offset + at / t.set_rows * t.n_outliers;
       for (int i = 0; i < kQueries; ++i) {
         const SketchQuery& query = *sketch_query(t, queries, first + i);
         VF total = hn::Mul(hn::Mul(sum[i][j], hn::Set(DF(), query.unit)), weight);
         if (t.n_outlier_signs > 0) {
           const VF rest = hn::Mul(outer[i][j], hn::Set(DF(), query.outlier_unit));
-          total = hn::MulAdd(rest, norm(t.outlier_offset, t.n_outlier_signs, at), total);
+          total = hn::MulAdd(rest, sketch_weight(t, tile, t.outlier_offset, t.n_outlier_signs, at),
+                             total);
         } else {
           const float* of_query = q + static_cast<std::size_t>(first + i) *
                                           static_cast<std::size_t>(head_dim + t.n_signs);
@@ -97,21 +98,6 @@ struct ScoreSketchBytesPass {
         hn::StoreU(total, DF(), scores + (first + i) * kTileRows + at);
       }
     }
-  }
-
- private:
-  HWY_INLINE Lines lines(std::size_t offset, int n) const {
-    const std::size_t stride = static_cast<std::size_t>(n / 32) * kLineBytes;
-    return {tile + offset + static_cast<std::size_t>(row / kLanes) * stride,
-            stride,
-            n / 32,
-            nullptr,
-            0,
-            0};
-  }
-  HWY_INLINE VF norm(std::size_t offset, int n, int at) const {
-    return hn::Mul(load_f16(tile + offset + 2 * at),
-                   hn::Set(DF(), t.constant / static_cast<float>(n)));
   }
 };
 

@@ -15,6 +15,24 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvcodec::cpu::HWY_NAMESPACE {
 
+/// Lines of `n` signs each, from row `row` on.
+HWY_INLINE Lines sketch_lines(const std::uint8_t* tile, std::size_t offset, int n, int row) {
+  const std::size_t stride = static_cast<std::size_t>(n / 32) * kLineBytes;
+  return {tile + offset + static_cast<std::size_t>(row / kLanes) * stride,
+          stride,
+          n / 32,
+          nullptr,
+          0,
+          0};
+}
+
+/// constant / n * stored norms of rows row .. row + N - 1.
+HWY_INLINE VF sketch_weight(const SketchTiles& t, const std::uint8_t* tile, std::size_t offset,
+                            int n, int row) {
+  return hn::Mul(load_f16(tile + offset + 2 * row),
+                 hn::Set(DF(), t.constant / static_cast<float>(n)));
+}
+
 struct ScoreSketchPass {
   const SketchTiles& t;
   int head_dim;
@@ -42,30 +60,13 @@ struct ScoreSketchPass {
   }
 
  private:
-  /// Lines of `n` signs each, from row `row` on.
-  HWY_INLINE Lines lines_at(std::size_t offset, int n, int row) const {
-    const std::size_t stride = static_cast<std::size_t>(n / 32) * kLineBytes;
-    return {tile + offset + static_cast<std::size_t>(row / kLanes) * stride,
-            stride,
-            n / 32,
-            nullptr,
-            0,
-            0};
-  }
-
-  /// constant / n * stored norms of rows row .. row + N - 1.
-  HWY_INLINE VF weight(std::size_t offset, int n, int row) const {
-    return hn::Mul(load_f16(tile + offset + 2 * row),
-                   hn::Set(DF(), t.constant / static_cast<float>(n)));
-  }
-
   template <int kQueries>
   HWY_INLINE void exact(const QueryRows& q, float* scores) const {
     HWY_ALIGN float sums[kQueries * kTileRows];
-    sum_bits<kQueries>(levels, lines_at(0, t.n_signs, 0), kTileRows / kLanes, t.n_signs,
+    sum_bits<kQueries>(levels, sketch_lines(tile, 0, t.n_signs, 0), kTileRows / kLanes, t.n_signs,
                        Multipliers{q.data + head_dim, q.stride}, sums, kTileRows);
     for (int row = 0; row < kTileRows; row += kN) {
-      const VF of_row = weight(t.norm_offset, t.n_signs, row);
+      const VF of_row = sketch_weight(t, tile, t.norm_offset, t.n_signs, row);
       const std::uint8_t* channels = tile + t.channel_offset + row / t.set_rows * t.n_outliers;
       VF total[kQueries];
       for (int i = 0; i < kQueries; ++i) {
@@ -98,14 +99,14 @@ struct ScoreSketchPass {
                     inner + i * kMaxSketchDim, outer + i * kMaxSketchDim);
       }
       const int n_lines = t.set_rows / kLanes;
-      sum_bits<kQueries>(levels, lines_at(0, t.n_signs, row), n_lines, t.n_signs,
+      sum_bits<kQueries>(levels, sketch_lines(tile, 0, t.n_signs, row), n_lines, t.n_signs,
                          Multipliers{inner, kMaxSketchDim}, inner_sums, kTileRows);
-      sum_bits<kQueries>(levels, lines_at(t.outlier_sign_offset, t.n_outlier_signs, row), n_lines,
-                         t.n_outlier_signs, Multipliers{outer, kMaxSketchDim}, outer_sums,
+      sum_bits<kQueries>(levels, sketch_lines(tile, t.outlier_sign_offset, t.n_outlier_signs, row),
+                         n_lines, t.n_outlier_signs, Multipliers{outer, kMaxSketchDim}, outer_sums,
                          kTileRows);
       for (int r = 0; r < t.set_rows; r += kN) {
-        const VF of_inner = weight(t.norm_offset, t.n_signs, row + r);
-        const VF of_outer = weight(t.outlier_offset, t.n_outlier_signs, row + r);
+        const VF of_inner = sketch_weight(t, tile, t.norm_offset, t.n_signs, row + r);
+        const VF of_outer = sketch_weight(t, tile, t.outlier_offset, t.n_outlier_signs, row + r);
         for (int i = 0; i < kQueries; ++i) {
           const VF part = hn::Mul(of_inner, hn::Load(DF(), inner_sums + i * kTileRows + r));
           const VF rest = hn::Load(DF(), outer_sums + i * kTileRows + r);

@@ -28,36 +28,6 @@ CacheConfig config_of(const std::string& plan, const HeadShape& shape, std::int3
   return config;
 }
 
-/// A cache that holds one sequence of `n_tokens` made-up tokens.
-class FilledCache {
- public:
-  FilledCache(const std::string& plan, const HeadShape& shape, std::int32_t n_layers,
-              std::int64_t n_tokens)
-      : cache_(config_of(plan, shape, n_layers, n_tokens)), seq_(cache_.open()) {
-    constexpr std::int64_t kChunk = 1024;
-    const std::int64_t width = std::int64_t{shape.n_kv_heads} * shape.head_dim;
-    const std::vector<float> ones(static_cast<std::size_t>(kChunk * width), 1.0f);
-    for (std::int32_t layer = 0; layer < n_layers; ++layer) {
-      for (std::int64_t done = 0; done < n_tokens; done += kChunk) {
-        const auto rows = dense_rows(ones.data(), std::min(kChunk, n_tokens - done),
-                                     shape.n_kv_heads, shape.head_dim);
-        cache_.append(seq_, layer, rows, rows);
-      }
-      const std::int64_t seen = std::min<std::int64_t>(n_tokens, cache_.observed_rows(layer));
-      const std::vector<float> q(static_cast<std::size_t>(seen * shape.n_q_heads * shape.head_dim));
-      cache_.observe(seq_, layer, dense_rows(q.data(), seen, shape.n_q_heads, shape.head_dim),
-                     1.0f);
-    }
-    cache_.end_prompt(seq_);
-  }
-
-  CacheBytes bytes() const { return cache_.bytes(seq_); }
-
- private:
-  Cache cache_;
-  SeqId seq_;
-};
-
 bool has_codebook(const CacheConfig& config) {
   for (const LayerConfig& l : config.layers) {
     if (l.k.codec.as<Codebook>() != nullptr || l.v.codec.as<Codebook>() != nullptr) return true;
@@ -124,19 +94,40 @@ void generate_text(llama::Engine& engine, const MeasureOptions& options, PlanRes
 
 }  // namespace
 
+CacheBytes filled_bytes(const std::string& plan, const HeadShape& shape, std::int32_t n_layers,
+                        std::int64_t n_tokens) {
+  constexpr std::int64_t kChunk = 1024;
+  Cache cache(config_of(plan, shape, n_layers, n_tokens));
+  const SeqId seq = cache.open();
+  const std::int64_t width = std::int64_t{shape.n_kv_heads} * shape.head_dim;
+  const std::vector<float> ones(static_cast<std::size_t>(kChunk * width), 1.0f);
+  for (std::int32_t layer = 0; layer < n_layers; ++layer) {
+    for (std::int64_t done = 0; done < n_tokens; done += kChunk) {
+      const auto rows = dense_rows(ones.data(), std::min(kChunk, n_tokens - done), shape.n_kv_heads,
+                                   shape.head_dim);
+      cache.append(seq, layer, rows, rows);
+    }
+    const std::int64_t seen = std::min<std::int64_t>(n_tokens, cache.observed_rows(layer));
+    const std::vector<float> q(static_cast<std::size_t>(seen * shape.n_q_heads * shape.head_dim));
+    cache.observe(seq, layer, dense_rows(q.data(), seen, shape.n_q_heads, shape.head_dim), 1.0f);
+  }
+  cache.end_prompt(seq);
+  return cache.bytes(seq);
+}
+
 Memory measure_memory(const std::string& plan, const HeadShape& shape, std::int32_t n_layers,
                       std::int64_t n_tokens, std::int64_t budget) {
   Memory m;
-  m.bytes = FilledCache(plan, shape, n_layers, n_tokens).bytes();
-  const FilledCache one(plan, shape, n_layers, kBatchTokens);
-  const FilledCache two(plan, shape, n_layers, 2 * kBatchTokens);
+  m.bytes = filled_bytes(plan, shape, n_layers, n_tokens);
+  const CacheBytes one = filled_bytes(plan, shape, n_layers, kBatchTokens);
+  const CacheBytes two = filled_bytes(plan, shape, n_layers, 2 * kBatchTokens);
   // The difference of two lengths is payload alone: windows and what does not grow cancel out.
-  const std::int64_t grown = two.bytes().total() - one.bytes().total();
-  m.payload_bits = 8.0 * static_cast<double>(two.bytes().payload - one.bytes().payload) /
-                   static_cast<double>(two.bytes().n_values - one.bytes().n_values);
-  m.largest_batch = budget / one.bytes().total();
+  const std::int64_t grown = two.total() - one.total();
+  m.payload_bits = 8.0 * static_cast<double>(two.payload - one.payload) /
+                   static_cast<double>(two.n_values - one.n_values);
+  m.largest_batch = budget / one.total();
   // Lengths are whole tiles; a budget below the reserved window holds nothing.
-  const std::int64_t fixed = one.bytes().total() - grown;
+  const std::int64_t fixed = one.total() - grown;
   constexpr std::int64_t kMostTokens = std::numeric_limits<std::int32_t>::max();
   if (budget <= fixed) {
     m.longest_context = 0;

@@ -27,7 +27,12 @@ struct Memory {
 /// Length of the sequences in Memory::largest_batch.
 inline constexpr std::int64_t kBatchTokens = 4096;
 
-/// Fills a cache of this plan and counts what it uses. Bytes do not depend on the values.
+/// Bytes of one sequence of made-up tokens whose prompt has ended. They do not depend on the values, but
+/// for codebooks. Throws what the plan or the cache throws.
+CacheBytes filled_bytes(const std::string& plan, const HeadShape& shape, std::int32_t n_layers,
+                        std::int64_t n_tokens);
+
+/// Fills caches of this plan and counts what they use.
 Memory measure_memory(const std::string& plan, const HeadShape& shape, std::int32_t n_layers,
                       std::int64_t n_tokens, std::int64_t budget);
 

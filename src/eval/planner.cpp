@@ -256,19 +256,27 @@ class Planner {
 
   // ---- solving ----
 
+  /// Calls visit with every choice whose parts go together.
+  template <class Visit>
+  void each_choice(const Visit& visit) const {
+    for (std::size_t k = 0; k < candidates_[kKey].size(); ++k) {
+      for (std::size_t v = 0; v < candidates_[kValue].size(); ++v) {
+        for (std::size_t p = 0; p < candidates_[kPolicy].size(); ++p) {
+          const LayerChoice c = {k, v, p};
+          if (fits_policy(c)) visit(c);
+        }
+      }
+    }
+  }
+
   /// Choices of every layer that have a loss.
   std::vector<std::vector<LayerChoice>> layer_choices() const {
     std::vector<std::vector<LayerChoice>> choices(n_layers_);
     for (std::size_t l = 0; l < n_layers_; ++l) {
-      for (std::size_t k = 0; k < candidates_[kKey].size(); ++k) {
-        for (std::size_t v = 0; v < candidates_[kValue].size(); ++v) {
-          for (std::size_t p = 0; p < candidates_[kPolicy].size(); ++p) {
-            const LayerChoice c = {k, v, p};
-            if (no_centers_ && has_center(c)) continue;
-            if (fits_policy(c) && std::isfinite(loss(l, c))) choices[l].push_back(c);
-          }
-        }
-      }
+      each_choice([&](const LayerChoice& c) {
+        if (no_centers_ && has_center(c)) return;
+        if (std::isfinite(loss(l, c))) choices[l].push_back(c);
+      });
     }
     return choices;
   }
@@ -316,16 +324,9 @@ class Planner {
     });
   }
 
-  /// Of one sequence of the context; they do not depend on the values.
+  /// Of one sequence of the context.
   CacheBytes bytes_of(const std::string& plan) const {
-    const auto n_layers = static_cast<std::int32_t>(n_layers_);
-    const std::int64_t heads = shape_.n_kv_heads, d = shape_.head_dim;
-    Cache cache(make_cache_config(plan, shape_, n_layers, options_.context));
-    const SeqId seq = cache.open();
-    const std::vector<float> zeros(static_cast<std::size_t>(options_.context * heads * d), 0.0f);
-    const Rows<float> rows = dense_rows(zeros.data(), options_.context, heads, d);
-    for (std::int32_t layer = 0; layer < n_layers; ++layer) cache.append(seq, layer, rows, rows);
-    return cache.bytes(seq);
+    return filled_bytes(plan, shape_, static_cast<std::int32_t>(n_layers_), options_.context);
   }
 
   /// What windows and bookkeeping leave of the bytes; below 0: they do not fit.
@@ -425,15 +426,11 @@ class Planner {
 
   void set_uniform(PlannerResult& r) {
     std::vector<std::pair<double, LayerChoice>> order;
-    for (std::size_t k = 0; k < candidates_[kKey].size(); ++k) {
-      for (std::size_t v = 0; v < candidates_[kValue].size(); ++v) {
-        for (std::size_t p = 0; p < candidates_[kPolicy].size(); ++p) {
-          const LayerChoice c = {k, v, p};
-          if (!fits_policy(c) || !fits(all(c))) continue;
-          order.emplace_back(uniform_[kKey][k] + uniform_[kValue][v] + uniform_[kPolicy][p], c);
-        }
-      }
-    }
+    each_choice([&](const LayerChoice& c) {
+      if (!fits(all(c))) return;
+      order.emplace_back(
+          uniform_[kKey][c[kKey]] + uniform_[kValue][c[kValue]] + uniform_[kPolicy][c[kPolicy]], c);
+    });
     std::stable_sort(order.begin(), order.end(),
                      [](const auto& a, const auto& b) { return a.first < b.first; });
     for (const auto& [loss, c] : order) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "examples/llama/calibration.hpp"
@@ -26,7 +27,7 @@ class Subject {
  public:
   Subject(const fs::path& folder, const ReproductionOptions& options, const Executor& executor,
           ProgressLine& progress)
-      : name_(folder.filename().string()),
+      : name_((folder / "").parent_path().filename().string()),  // "models/x/" is called x
         folder_(folder),
         options_(options),
         executor_(executor),
@@ -52,6 +53,12 @@ class Subject {
     MeasureOptions measure;
     measure.budget = options_.budget;
     return measure_plan(model_, data_, {plan, plan}, measure, progress_, name_ + ", " + plan);
+  }
+
+  /// Of kv=f16, which everything is compared with.
+  const PlanResult& baseline() {
+    if (!baseline_) baseline_ = measure("kv=f16");
+    return *baseline_;
   }
 
   PromptedRecall ask_in_prompt(const std::string& plan) {
@@ -85,10 +92,7 @@ class Subject {
     return llama::calibrate(model_, llama::sample_text(model_, {}), calibration).calibration;
   }
 
-  WkvScore score(const llama::Model& model, const WkvParts& parts) {
-    progress_.show(name_ + ", parts of WKVQuant", 0, 1);
-    return score_wkv(model, model_, data_, parts);
-  }
+  ProgressLine& progress() { return progress_; }
 
  private:
   std::string name_;
@@ -99,6 +103,7 @@ class Subject {
   llama::Model model_;
   llama::EvalData data_;
   std::unique_ptr<llama::Model> quantized_;
+  std::optional<PlanResult> baseline_;
 };
 
 using Subjects = std::vector<std::unique_ptr<Subject>>;
@@ -123,7 +128,7 @@ Claim nqkv_memory(Subjects& subjects, const ReproductionOptions& options) {
   c.table = {{"model", "plan", "bits per value", "context", "batch", "perplexity", "recall"}};
   double context = 1e9, batch = 1e9, worst_loss = 0.0;
   for (const auto& s : subjects) {
-    const PlanResult base = s->measure("kv=f16");
+    const PlanResult& base = s->baseline();
     for (const char* plan : {"kv=f16", "kv=nqkv:g64", "kv=nqkv:g128", "kv=hadamard+nqkv:g64"}) {
       const PlanResult r = std::string(plan) == "kv=f16" ? base : s->measure(plan);
       const double longer = static_cast<double>(r.memory.longest_context) /
@@ -205,8 +210,10 @@ Claim wkvquant(Subjects& subjects) {
   for (const auto& s : subjects) {
     const llama::Model& w4 = s->with_quantized_weights();
     const Calibration found = s->calibrate(true), start = s->calibrate(false);
+    const WkvScorer scorer(s->model(), s->data());
     const auto add = [&](const char* what, const WkvParts& parts) {
-      const WkvScore r = s->score(w4, parts);
+      s->progress().show(s->name() + ", " + what, 0, 1);
+      const WkvScore r = scorer.score(w4, parts);
       c.table.push_back({s->name(), what, format("%.4f", r.perplexity),
                          format("%.5f", r.divergence.kl_mean),
                          percent(r.divergence.top1_agreement)});
@@ -266,7 +273,7 @@ Claim qjl(Subjects& subjects, ProgressLine& progress) {
   };
   bool small = true, lossless = true, fast = true;
   for (const auto& s : subjects) {
-    const PlanResult base = s->measure("kv=f16");
+    const PlanResult& base = s->baseline();
     for (const auto& [plan, layer] :
          {std::pair{"qjl-3.03", speed.formats[1]}, std::pair{"qjl-3.87", speed.formats[2]}}) {
       const PlanResult r = s->measure(plan);
@@ -308,7 +315,7 @@ Claim lagkv(Subjects& subjects) {
   c.table = {{"model", "policy", "r L", "kept", "all bytes", "perplexity", "recall"}};
   bool small_loss = true, beats = true, edge = true;
   for (const auto& s : subjects) {
-    const PlanResult base = s->measure("kv=f16");
+    const PlanResult& base = s->baseline();
     const auto add = [&](const std::string& policy, const std::string& room) {
       const PlanResult r = s->measure("kv=f16,policy=" + policy);
       c.table.push_back({s->name(), code(policy), room,

@@ -83,27 +83,28 @@ class QuantizedModel {
 
 }  // namespace
 
-WkvScore score_wkv(const llama::Model& model, const llama::Model& exact,
-                   const llama::EvalData& data, const WkvParts& parts, std::int64_t max_documents) {
+WkvScorer::WkvScorer(const llama::Model& exact, const llama::EvalData& data) {
+  const llama::ByteTokenizer tokenizer(exact.config().vocab_size);
+  for (const llama::ByteRange& range : data.documents) {
+    documents_.push_back(tokenizer.encode(llama::text_of(data, range)));
+    const std::vector<std::int32_t>& tokens = documents_.back();
+    logits_.push_back(exact.forward_dense(std::span(tokens).first(tokens.size() - 1)));
+  }
+}
+
+WkvScore WkvScorer::score(const llama::Model& model, const WkvParts& parts) const {
   if (parts.calibration != nullptr) {
     check_fits(*parts.calibration, model.head_shape(), model.config().n_layers);
   }
-  const llama::ByteTokenizer tokenizer(model.config().vocab_size);
   const auto vocab = static_cast<std::size_t>(model.config().vocab_size);
   QuantizedModel quantized(model, parts);
   DivergenceSum divergence;
   llama::Surprise surprise;
-  for (std::size_t d = 0; d < data.documents.size(); ++d) {
-    if (max_documents > 0 && static_cast<std::int64_t>(d) == max_documents) break;
-    const llama::ByteRange& range = data.documents[d];
-    const auto tokens =
-        tokenizer.encode(std::string_view(data.heldout)
-                             .substr(static_cast<std::size_t>(range.begin),
-                                     static_cast<std::size_t>(range.end - range.begin)));
+  for (std::size_t d = 0; d < documents_.size(); ++d) {
+    const std::vector<std::int32_t>& tokens = documents_[d];
     const auto known = std::span(tokens).first(tokens.size() - 1);
-    const std::vector<float> base = exact.forward_dense(known);
     const std::span<const float> logits = quantized.logits(known);
-    divergence.add(base, logits, model.config().vocab_size, model.executor());
+    divergence.add(logits_[d], logits, model.config().vocab_size, model.executor());
     for (std::size_t row = 0; row < known.size(); ++row) {
       surprise.bits += llama::surprise_bits(logits.subspan(row * vocab, vocab), tokens[row + 1]);
       ++surprise.n;

@@ -27,14 +27,23 @@ struct WkvParts {
 
 struct WkvScore {
   double perplexity = 0.0;
-  Divergence divergence;  ///< from the same tokens' logits of `exact`
+  Divergence divergence;  ///< from the same tokens' logits of the exact model
 };
 
-/// Scores the documents of `data` on `model`, whose weights may be quantized, against `exact`, the same
-/// model in full. max_documents: 0 for all. Throws invalid_argument where the calibration is for
-/// another model or the text is no text of the model's.
-WkvScore score_wkv(const llama::Model& model, const llama::Model& exact,
-                   const llama::EvalData& data, const WkvParts& parts,
-                   std::int64_t max_documents = 0);
+/// Scores settings on documents, against the logits of a model in full, which are kept: 4 bytes for each
+/// token and entry of the vocabulary.
+class WkvScorer {
+ public:
+  /// Runs the documents of `data` on `exact`. Throws unsupported where its tokens are not bytes.
+  WkvScorer(const llama::Model& exact, const llama::EvalData& data);
+
+  /// `model` is the same one, whose weights may be quantized. Throws invalid_argument where the
+  /// calibration is for another model.
+  WkvScore score(const llama::Model& model, const WkvParts& parts) const;
+
+ private:
+  std::vector<std::vector<std::int32_t>> documents_;
+  std::vector<std::vector<float>> logits_;  ///< per document [tokens - 1, vocab_size]
+};
 
 }  // namespace kvcodec::eval

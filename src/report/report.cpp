@@ -1,7 +1,5 @@
 #include "src/report/report.hpp"
 
-#include <unistd.h>
-
 #include <fstream>
 #include <map>
 #include <set>
@@ -10,6 +8,7 @@
 #include <vector>
 
 #include "kvcodec/core/error.hpp"
+#include "src/cli/output.hpp"
 #include "src/report/assets.hpp"
 #include "src/report/page.hpp"
 #include "src/report/section.hpp"
@@ -21,27 +20,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kSvgStart =
     "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"kvcodec-plot\"";
-
-fs::path temporary_of(const fs::path& file) {
-  return file.string() + ".tmp" + std::to_string(::getpid());
-}
-
-void write_file(const fs::path& file, const std::string& content) {
-  const fs::path temporary = temporary_of(file);
-  std::error_code failed;
-  {
-    std::ofstream out(temporary, std::ios::binary);
-    if (!out.write(content.data(), std::ssize(content)).flush()) {
-      failed = std::make_error_code(std::errc::io_error);
-    }
-  }
-  if (!failed) fs::rename(temporary, file, failed);
-  if (failed) {
-    std::error_code ignored;
-    fs::remove(temporary, ignored);
-    throw error(file.string() + ": cannot be written: " + failed.message());
-  }
-}
 
 // Only files that start as ours do: the folder may hold a user's own drawings.
 void remove_others(const fs::path& folder, const std::set<std::string>& written) {
@@ -84,10 +62,7 @@ void check_folder(const fs::path& folder) {
   fs::create_directories(folder / "plots", failed);
   bool good = !failed;
   for (const fs::path& inside : {folder, folder / "plots"}) {
-    const fs::path temporary = temporary_of(inside / "report");
-    good = good && static_cast<bool>(std::ofstream(temporary));
-    std::error_code ignored;
-    fs::remove(temporary, ignored);
+    good = good && cli::can_write((inside / "report").string());
   }
   if (!good) {
     throw invalid_argument(
@@ -111,12 +86,13 @@ void write_report(const Json& report, const fs::path& folder) {
     for (const Group& group : section.groups) {
       for (const Drawing& drawing : group.drawings) {
         written.insert(drawing.id + ".svg");
-        write_file(folder / "plots" / (drawing.id + ".svg"), to_svg(drawing, kPlotCss));
+        cli::write_text((folder / "plots" / (drawing.id + ".svg")).string(),
+                        to_svg(drawing, kPlotCss));
       }
     }
   }
   remove_others(folder / "plots", written);
-  write_file(folder / "report.html", page);
+  cli::write_text((folder / "report.html").string(), page);
 }
 
 }  // namespace kvcodec::report

@@ -61,7 +61,7 @@ class Reproduction : public RandomModel {
 };
 
 TEST_F(Reproduction, ExactRowsDivergeByNothing) {
-  const WkvScore score = score_wkv(model(), model(), data(), {.quantize = false});
+  const WkvScore score = WkvScorer(model(), data()).score(model(), {.quantize = false});
   EXPECT_EQ(score.divergence.n_tokens, 99 + 59);
   EXPECT_EQ(score.divergence.logit_max, 0.0);
   llama::EvalOptions options;
@@ -70,8 +70,9 @@ TEST_F(Reproduction, ExactRowsDivergeByNothing) {
 }
 
 TEST_F(Reproduction, EveryPartOfWkvCounts) {
+  const WkvScorer scorer(model(), data());
   const auto kl = [&](const WkvParts& parts) {
-    return score_wkv(model(), model(), data(), parts).divergence.kl_mean;
+    return scorer.score(model(), parts).divergence.kl_mean;
   };
   const double four = kl({.bits = 4});
   EXPECT_GT(four, 0.0);
@@ -89,7 +90,8 @@ TEST_F(Reproduction, EveryPartOfWkvCounts) {
 TEST_F(Reproduction, CalibrationOfAnotherModelIsRefused) {
   Calibration other = identity(4);
   other.n_layers = 7;
-  EXPECT_THROW(score_wkv(model(), model(), data(), {.calibration = &other}), invalid_argument);
+  EXPECT_THROW(WkvScorer(model(), data()).score(model(), {.calibration = &other}),
+               invalid_argument);
 }
 
 TEST_F(Reproduction, QuestionsInsideThePromptAreAnsweredAsGenerationDoes) {
