@@ -28,13 +28,6 @@ CacheConfig config_of(const std::string& plan, const HeadShape& shape, std::int3
   return config;
 }
 
-bool has_codebook(const CacheConfig& config) {
-  for (const LayerConfig& l : config.layers) {
-    if (l.k.codec.as<Codebook>() != nullptr || l.v.codec.as<Codebook>() != nullptr) return true;
-  }
-  return false;
-}
-
 /// Compares logits with a baseline's, if there is one.
 class Comparison {
  public:
@@ -93,6 +86,13 @@ void generate_text(llama::Engine& engine, const MeasureOptions& options, PlanRes
 }
 
 }  // namespace
+
+bool has_codebook(const CacheConfig& config) {
+  for (const LayerConfig& l : config.layers) {
+    if (l.k.codec.as<Codebook>() != nullptr || l.v.codec.as<Codebook>() != nullptr) return true;
+  }
+  return false;
+}
 
 CacheBytes filled_bytes(const std::string& plan, const HeadShape& shape, std::int32_t n_layers,
                         std::int64_t n_tokens) {

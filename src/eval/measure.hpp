@@ -27,6 +27,9 @@ struct Memory {
 /// Length of the sequences in Memory::largest_batch.
 inline constexpr std::int64_t kBatchTokens = 4096;
 
+/// Whether a side of any layer is in codec "codebook", whose tables depend on the values.
+bool has_codebook(const CacheConfig& config);
+
 /// Bytes of one sequence of made-up tokens whose prompt has ended. They do not depend on the values, but
 /// for codebooks. Throws what the plan or the cache throws.
 CacheBytes filled_bytes(const std::string& plan, const HeadShape& shape, std::int32_t n_layers,

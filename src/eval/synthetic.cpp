@@ -6,7 +6,6 @@
 #include <memory>
 
 #include "kvcodec/attend/attend.hpp"
-#include "kvcodec/codec/codebook.hpp"
 #include "kvcodec/core/error.hpp"
 #include "kvcodec/plan/plan.hpp"
 
@@ -103,11 +102,6 @@ class ExactAttention {
   std::size_t n_facts_ = 0;
   Answers answers_;
 };
-
-bool has_codebook(const CacheConfig& config) {
-  const LayerConfig& l = config.layers[0];
-  return l.k.codec.as<Codebook>() != nullptr || l.v.codec.as<Codebook>() != nullptr;
-}
 
 CacheConfig config_of(const std::string& plan, const SyntheticContext& context) {
   CacheConfig config = make_cache_config(plan, kShape, 1, context.n_tokens());

@@ -160,6 +160,8 @@ TEST(Synthetic, TheSameForAnyThreadsAndRepeatsAddUp) {
     EXPECT_EQ(total(a[i].lengths[0], TaskKind::key_value).mass,
               total(b[i].lengths[0], TaskKind::key_value).mass);
   }
+  options.contexts = 1;  // every context is another one
+  EXPECT_NE(run({"kv=nqkv:g64"}, options)[1].lengths[0].out_err_mean, a[1].lengths[0].out_err_mean);
   options.codebook_tokens = 1023;
   EXPECT_FALSE(run({"kv=codebook:t0.9"}, options)[1].lengths[0].run);
 }
