@@ -5,7 +5,7 @@
 
 #include "src/bench/cpu_bench.hpp"
 #include "src/cli/commands.hpp"
-#include "src/cli/output.hpp"
+#include "src/output/output.hpp"
 
 namespace kvcodec::cli {
 namespace {

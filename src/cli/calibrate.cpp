@@ -11,7 +11,7 @@
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/core/options.hpp"
 #include "src/cli/commands.hpp"
-#include "src/cli/output.hpp"
+#include "src/output/output.hpp"
 
 namespace kvcodec::cli {
 namespace {

@@ -5,7 +5,11 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 
+#include "src/output/output.hpp"
+
 namespace kvcodec::cli {
+
+using namespace output;
 
 using Run = std::function<int()>;
 

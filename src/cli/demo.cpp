@@ -12,6 +12,7 @@
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/core/options.hpp"
 #include "src/cli/commands.hpp"
+#include "src/cli/shipped_model.hpp"
 #include "src/eval/measure.hpp"
 
 namespace kvcodec::cli {
@@ -117,24 +118,6 @@ class Models {
   std::map<std::string, llama::Model> models_;
 };
 
-/// The shipped model: beside the installed command, or in the tree it was built from.
-fs::path shipped_model() {
-  std::error_code ignored;
-  const fs::path here = fs::read_symlink("/proc/self/exe", ignored).parent_path();
-  const std::vector<fs::path> places = {
-      here / "../share/kvcodec/models/tiny-llama",
-      here / "../../../examples/models/tiny-llama",
-      fs::path(KVCODEC_SOURCE_DIR) / "examples/models/tiny-llama",
-  };
-  std::string tried;
-  for (const fs::path& place : places) {
-    if (fs::exists(place / "config.json")) return place.lexically_normal();
-    tried += (tried.empty() ? "" : ", ") + place.lexically_normal().string();
-  }
-  throw invalid_argument("demo: the shipped model is not at " + tried +
-                         "; name its folder by --model");
-}
-
 /// Generation that computes the whole text anew for every token.
 struct Uncached {
   std::string text;
@@ -178,7 +161,8 @@ int demo(const Options& options) {
   MeasureOptions measure;
   measure.budget = parse_bytes(options.budget);
   ThreadPool pool(options.threads);
-  const fs::path folder = options.model.empty() ? shipped_model() : fs::path(options.model);
+  const fs::path folder =
+      options.model.empty() ? shipped_model("tiny-llama") : fs::path(options.model);
   Models models(folder, pool.executor());
   const llama::Model& model = models.with("f32");
   const llama::EvalData data = llama::read_eval(folder);

@@ -4,7 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <vector>
 
-#include "src/cli/output.hpp"
+#include "src/cli/commands.hpp"
 #include "src/eval/synthetic.hpp"
 
 namespace kvcodec::cli {

@@ -9,7 +9,7 @@
 #include "kvcodec/policy/builtin.hpp"
 #include "kvcodec/transform/builtin.hpp"
 #include "src/cli/commands.hpp"
-#include "src/cli/output.hpp"
+#include "src/output/output.hpp"
 
 namespace kvcodec::cli {
 namespace {

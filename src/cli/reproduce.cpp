@@ -9,8 +9,9 @@
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "src/bench/machine.hpp"
 #include "src/cli/commands.hpp"
-#include "src/cli/output.hpp"
+#include "src/cli/shipped_model.hpp"
 #include "src/eval/reproduction.hpp"
+#include "src/output/output.hpp"
 
 namespace kvcodec::cli {
 namespace {
@@ -54,8 +55,7 @@ int reproduce(const Options& options) {
   eval::ReproductionOptions what;
   for (const std::string& m : options.models) what.models.emplace_back(m);
   if (what.models.empty()) {
-    const fs::path shipped = fs::path(KVCODEC_SOURCE_DIR) / "examples/models";
-    what.models = {shipped / "tiny-llama", shipped / "tiny-qwen2"};
+    what.models = {shipped_model("tiny-llama"), shipped_model("tiny-qwen2")};
   }
   if (options.quick) {
     what.max_documents = 2;

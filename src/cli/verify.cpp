@@ -5,7 +5,7 @@
 
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "src/cli/commands.hpp"
-#include "src/cli/output.hpp"
+#include "src/output/output.hpp"
 #include "src/verify/golden.hpp"
 
 namespace kvcodec::cli {

@@ -8,7 +8,7 @@
 namespace kvcodec::eval {
 namespace {
 
-using cli::Json;
+using output::Json;
 
 constexpr std::int64_t kGroup = 64;
 constexpr double kLevel = 0.05;

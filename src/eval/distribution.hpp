@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
-#include "src/cli/output.hpp"
 #include "src/eval/captured.hpp"
+#include "src/output/output.hpp"
 
 namespace kvcodec::eval {
 
@@ -37,6 +37,6 @@ struct Distribution {
 /// For every layer the keys, then the values. Shares are 0 where there are less than 64 tokens.
 std::vector<Distribution> distributions(const Captured& data, std::int32_t n_bins = 64);
 
-cli::Json to_json(const std::vector<Distribution>& rows);
+output::Json to_json(const std::vector<Distribution>& rows);
 
 }  // namespace kvcodec::eval

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "kvcodec/core/executor.hpp"
-#include "src/cli/output.hpp"
 #include "src/eval/latency.hpp"
 #include "src/eval/measure.hpp"
 #include "src/eval/retrieval.hpp"
+#include "src/output/output.hpp"
 
 namespace kvcodec::eval {
 
@@ -43,10 +43,10 @@ struct EvaluateOptions {
 
 /// "baseline", "plans" and "distributions" of report.json. Throws what the model, the plans and the
 /// material throw, before any work where it can be known.
-cli::Json evaluate_model(const EvaluateOptions& options, const Executor& executor,
-                         ProgressLine& progress);
+output::Json evaluate_model(const EvaluateOptions& options, const Executor& executor,
+                            ProgressLine& progress);
 
 /// The second table on the terminal: what plans do to predictions, attention, retrieval and time.
-std::string quality_table(const cli::Json& rows);
+std::string quality_table(const output::Json& rows);
 
 }  // namespace kvcodec::eval

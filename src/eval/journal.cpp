@@ -10,7 +10,7 @@
 namespace kvcodec::eval {
 namespace {
 
-using cli::Json;
+using output::Json;
 namespace fs = std::filesystem;
 
 void check_key(const fs::path& file, const Json& stored, const Json& key) {

@@ -5,13 +5,13 @@
 #include <map>
 #include <string>
 
-#include "src/cli/output.hpp"
+#include "src/output/output.hpp"
 
 namespace kvcodec::eval {
 
 /// Sizes and times of last change of config.json and the safetensors files of a model folder, by name:
 /// cheap to compare, and different once a model is. Throws error where they cannot be read.
-cli::Json fingerprint(const std::filesystem::path& folder);
+output::Json fingerprint(const std::filesystem::path& folder);
 
 /// A file of one JSON object per line: first the key, all that results depend on, then results by
 /// name. Every line is written at once and flushed; a last line that was cut short is dropped.
@@ -23,19 +23,19 @@ class Journal {
   /// Starts `file` anew; or, with `resume` and where it exists, reads it and goes on behind its end.
   /// Throws invalid_argument naming the first part of `key` (an object) that is not as it was,
   /// corrupt_data for a file that is no journal, error where it cannot be written.
-  Journal(std::filesystem::path file, const cli::Json& key, bool resume);
+  Journal(std::filesystem::path file, const output::Json& key, bool resume);
 
   /// The result stored under a name; null: none.
-  const cli::Json* find(const std::string& name) const;
+  const output::Json* find(const std::string& name) const;
   /// Stores a result. Throws error if it cannot be written.
-  void add(const std::string& name, const cli::Json& result);
+  void add(const std::string& name, const output::Json& result);
 
  private:
-  bool read(const cli::Json& key);
-  void write_line(const cli::Json& line);
+  bool read(const output::Json& key);
+  void write_line(const output::Json& line);
 
   std::filesystem::path file_;
-  std::map<std::string, cli::Json> results_;
+  std::map<std::string, output::Json> results_;
 };
 
 }  // namespace kvcodec::eval

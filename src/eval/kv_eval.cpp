@@ -12,8 +12,8 @@
 
 namespace kvcodec::eval {
 
-using cli::format;
-using cli::to_table;
+using output::format;
+using output::to_table;
 
 namespace {
 

@@ -6,12 +6,12 @@
 #include <vector>
 
 #include "kvcodec/core/executor.hpp"
-#include "src/cli/output.hpp"
 #include "src/eval/captured.hpp"
+#include "src/output/output.hpp"
 
 namespace kvcodec::eval {
 
-using cli::Json;
+using output::Json;
 
 /// Errors of one query head of one layer over all queries, against float64 attention.
 struct HeadError {

@@ -12,7 +12,7 @@
 namespace kvcodec::eval {
 namespace {
 
-using cli::Json;
+using output::Json;
 
 // Steps before those that are timed: buffers grow and caches fill in them.
 constexpr std::int64_t kWarmUp = 4;

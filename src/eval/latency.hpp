@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "examples/llama/eval_text.hpp"
-#include "src/cli/output.hpp"
+#include "src/output/output.hpp"
 
 namespace kvcodec::eval {
 
@@ -46,7 +46,7 @@ std::vector<Latency> measure_latency(const llama::Model& model,
                                      const std::vector<std::int32_t>& text,
                                      const LatencyOptions& options);
 
-cli::Json ttft_json(const Latency& latency);
-cli::Json decode_json(const Latency& latency);
+output::Json ttft_json(const Latency& latency);
+output::Json decode_json(const Latency& latency);
 
 }  // namespace kvcodec::eval

@@ -11,10 +11,10 @@
 
 namespace kvcodec::eval {
 
-using cli::bytes_text;
-using cli::count_text;
-using cli::format;
-using cli::to_table;
+using output::bytes_text;
+using output::count_text;
+using output::format;
+using output::to_table;
 
 namespace {
 

@@ -7,14 +7,14 @@
 #include <vector>
 
 #include "examples/llama/eval_text.hpp"
-#include "src/cli/output.hpp"
 #include "src/eval/divergence.hpp"
 #include "src/eval/retrieval.hpp"
+#include "src/output/output.hpp"
 
 namespace kvcodec::eval {
 
-using cli::Json;
-using cli::ProgressLine;
+using output::Json;
+using output::ProgressLine;
 
 /// Bytes of a cache, measured by filling one.
 struct Memory {

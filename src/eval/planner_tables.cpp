@@ -100,12 +100,12 @@ std::string sensitivity_table(const PlannerResult& r) {
   std::string last;
   for (const Sensitivity& s : r.sensitivities) {
     const std::string name = s.side + "=" + s.spec;
-    if (name != last) rows.push_back({name, cli::format("%.2f", s.bits)});
+    if (name != last) rows.push_back({name, output::format("%.2f", s.bits)});
     last = name;
-    rows.back().push_back(s.kl ? cli::format("%.2e", *s.kl) : "-");
+    rows.back().push_back(s.kl ? output::format("%.2e", *s.kl) : "-");
     if (rows.size() == 2) rows[0].push_back("layer " + std::to_string(s.layer));
   }
-  return cli::to_table(rows);
+  return output::to_table(rows);
 }
 
 }  // namespace kvcodec::eval

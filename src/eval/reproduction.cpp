@@ -18,7 +18,7 @@ namespace kvcodec::eval {
 namespace {
 
 namespace fs = std::filesystem;
-using cli::format;
+using output::format;
 
 constexpr const char* kWeights = "w4:g128";
 
@@ -122,7 +122,7 @@ Claim nqkv_memory(Subjects& subjects, const ReproductionOptions& options) {
   c.title = "NQKV: a context four times as long, or twice the batch, in the same memory";
   c.claim = "4-bit NF4 codes give 4 times the context or 2 times the batch at a small loss.";
   c.how = "Longest context of one sequence and largest batch of 4,096 tokens each in " +
-          cli::bytes_text(options.budget) +
+          output::bytes_text(options.budget) +
           ", windows included, over those of `kv=f16`; perplexity against it; recall of all "
           "questions.";
   c.table = {{"model", "plan", "bits per value", "context", "batch", "perplexity", "recall"}};
@@ -404,7 +404,7 @@ void add_line(std::string& text, const std::vector<std::string>& cells) {
 }  // namespace
 
 std::vector<Claim> reproduce(const ReproductionOptions& options, const Executor& executor,
-                             cli::ProgressLine& progress) {
+                             output::ProgressLine& progress) {
   if (options.models.empty()) {
     throw invalid_argument(bad_value("reproduce", "models", 0, "at least one model folder"));
   }

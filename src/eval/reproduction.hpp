@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kvcodec/core/executor.hpp"
-#include "src/cli/output.hpp"
+#include "src/output/output.hpp"
 
 namespace kvcodec::eval {
 
@@ -35,7 +35,7 @@ struct ReproductionOptions {
 
 /// Measures every claim. Deterministic but for times. Throws what the models and plans throw.
 std::vector<Claim> reproduce(const ReproductionOptions& options, const Executor& executor,
-                             cli::ProgressLine& progress);
+                             output::ProgressLine& progress);
 
 /// The page without its head.
 std::string to_markdown(const std::vector<Claim>& claims);

@@ -12,7 +12,7 @@
 namespace kvcodec::eval {
 namespace {
 
-using cli::Json;
+using output::Json;
 
 // The classes of docs/model.md, which its scores are given for.
 constexpr double kDistances[] = {0, 128, 256, 512, 1024, 1536, 2304, 4096, 8192, 16384, 32768};

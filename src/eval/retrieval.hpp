@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "examples/llama/eval_text.hpp"
-#include "src/cli/output.hpp"
+#include "src/output/output.hpp"
 
 namespace kvcodec::eval {
 
@@ -62,7 +62,7 @@ std::vector<RetrievalScore> measure_retrieval(llama::Engine& engine,
                                               const std::vector<RetrievalTask>& tasks,
                                               const llama::EvalOptions& options);
 
-cli::Json to_json(const std::vector<RecallBin>& bins);
-cli::Json to_json(const std::vector<RetrievalScore>& scores);
+output::Json to_json(const std::vector<RecallBin>& bins);
+output::Json to_json(const std::vector<RetrievalScore>& scores);
 
 }  // namespace kvcodec::eval

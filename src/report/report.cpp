@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kvcodec/core/error.hpp"
-#include "src/cli/output.hpp"
+#include "src/output/output.hpp"
 #include "src/report/assets.hpp"
 #include "src/report/page.hpp"
 #include "src/report/section.hpp"
@@ -62,7 +62,7 @@ void check_folder(const fs::path& folder) {
   fs::create_directories(folder / "plots", failed);
   bool good = !failed;
   for (const fs::path& inside : {folder, folder / "plots"}) {
-    good = good && cli::can_write((inside / "report").string());
+    good = good && output::can_write((inside / "report").string());
   }
   if (!good) {
     throw invalid_argument(
@@ -86,13 +86,13 @@ void write_report(const Json& report, const fs::path& folder) {
     for (const Group& group : section.groups) {
       for (const Drawing& drawing : group.drawings) {
         written.insert(drawing.id + ".svg");
-        cli::write_text((folder / "plots" / (drawing.id + ".svg")).string(),
-                        to_svg(drawing, kPlotCss));
+        output::write_text((folder / "plots" / (drawing.id + ".svg")).string(),
+                           to_svg(drawing, kPlotCss));
       }
     }
   }
   remove_others(folder / "plots", written);
-  cli::write_text((folder / "report.html").string(), page);
+  output::write_text((folder / "report.html").string(), page);
 }
 
 }  // namespace kvcodec::report

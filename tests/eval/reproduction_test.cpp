@@ -116,7 +116,7 @@ TEST_F(Reproduction, BadArgumentsAreNamed) {
   EXPECT_THROW(measure_prompted_recall(engine, asked(), 0, 0), invalid_argument);
   EXPECT_THROW(measure_prompted_recall(engine, asked(), -1, 64), invalid_argument);
   ReproductionOptions none;
-  cli::ProgressLine progress;
+  output::ProgressLine progress;
   EXPECT_THROW(reproduce(none, {}, progress), invalid_argument);
 }
 

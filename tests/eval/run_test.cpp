@@ -13,7 +13,7 @@ namespace kvcodec::eval {
 namespace {
 
 namespace fs = std::filesystem;
-using cli::Json;
+using output::Json;
 
 std::string read(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
@@ -60,7 +60,7 @@ class Run : public RandomModel {
 };
 
 TEST_F(Run, MeasuresEveryPartAgainstTheBaseline) {
-  cli::ProgressLine progress;
+  output::ProgressLine progress;
   const Json out = evaluate_model(options(), {}, progress);
   EXPECT_EQ(out.at("baseline"), "kv=f16");
   const Json& plans = out.at("plans");
@@ -90,7 +90,7 @@ TEST_F(Run, MeasuresEveryPartAgainstTheBaseline) {
 TEST_F(Run, PartsCanBeLeftOut) {
   EvaluateOptions o = options();
   o.skip = {parts().begin(), parts().end()};
-  cli::ProgressLine progress;
+  output::ProgressLine progress;
   const Json out = evaluate_model(o, {}, progress);
   EXPECT_FALSE(out.contains("distributions"));
   for (const char* name : {"kl", "attention", "decode", "ttft_ms"}) {
@@ -103,7 +103,7 @@ TEST_F(Run, PartsCanBeLeftOut) {
 TEST_F(Run, GoesOnFromTheJournal) {
   EvaluateOptions o = options();
   o.skip = {"latency"};
-  cli::ProgressLine progress;
+  output::ProgressLine progress;
   const Json whole = evaluate_model(o, {}, progress);
   const std::string journal = read(file());
   // As if it had ended while the last plan was written.
@@ -145,7 +145,7 @@ TEST_F(Run, GoesOnFromTheJournal) {
 TEST_F(Run, LengthsBeyondTheModelAreNamed) {
   EvaluateOptions o = options();
   o.lengths = {500};
-  cli::ProgressLine progress;
+  output::ProgressLine progress;
   EXPECT_NE(message_of([&] { evaluate_model(o, {}, progress); }).find("--lengths = 500"),
             std::string::npos);
 }
@@ -157,7 +157,7 @@ TEST(Percentile, IsTheNearestRank) {
 }
 
 TEST(WorkEstimate, FollowsTheUnits) {
-  cli::WorkEstimate work(100.0);
+  output::WorkEstimate work(100.0);
   EXPECT_LT(work.seconds_left(0.5, 10.0), 0.0) << "nothing has begun";
   work.begin_part(20.0);
   EXPECT_DOUBLE_EQ(work.seconds_left(0.5, 10.0), 90.0);
@@ -165,10 +165,10 @@ TEST(WorkEstimate, FollowsTheUnits) {
   EXPECT_DOUBLE_EQ(work.seconds_left(0.5, 30.0), 30.0);
   work.begin_part(20.0);
   EXPECT_DOUBLE_EQ(work.seconds_left(1.0, 30.0), 0.0);
-  EXPECT_LT(cli::WorkEstimate().seconds_left(1.0, 30.0), 0.0) << "no total";
-  EXPECT_EQ(cli::time_text(40), "40 s");
-  EXPECT_EQ(cli::time_text(721), "12 min");
-  EXPECT_EQ(cli::time_text(12600), "3.5 h");
+  EXPECT_LT(output::WorkEstimate().seconds_left(1.0, 30.0), 0.0) << "no total";
+  EXPECT_EQ(output::time_text(40), "40 s");
+  EXPECT_EQ(output::time_text(721), "12 min");
+  EXPECT_EQ(output::time_text(12600), "3.5 h");
 }
 
 }  // namespace

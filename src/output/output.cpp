@@ -1,4 +1,4 @@
-#include "src/cli/output.hpp"
+#include "src/output/output.hpp"
 
 #include <unistd.h>
 
@@ -12,7 +12,7 @@
 
 #include "kvcodec/core/error.hpp"
 
-namespace kvcodec::cli {
+namespace kvcodec::output {
 
 namespace fs = std::filesystem;
 
@@ -169,4 +169,4 @@ void ProgressLine::clear() {
   shown_ = false;
 }
 
-}  // namespace kvcodec::cli
+}  // namespace kvcodec::output

@@ -1,4 +1,4 @@
-// What the subcommands write: JSON files, tables, a progress line.
+// What tools write: JSON files, tables, a progress line.
 #pragma once
 
 #include <chrono>
@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace kvcodec::cli {
+namespace kvcodec::output {
 
 using Json = nlohmann::ordered_json;
 
@@ -88,4 +88,4 @@ class ProgressLine {
   WorkEstimate estimate_;
 };
 
-}  // namespace kvcodec::cli
+}  // namespace kvcodec::output
