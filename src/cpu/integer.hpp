@@ -9,39 +9,53 @@
 
 namespace kvcodec::cpu {
 
-/// Levels of a format: level(code) - center = unit * (bytes[code] - 128), to nearest. For 8-bit codes,
-/// which are their own levels, only `unit` counts.
+/// Levels of a format: level(code) - center = unit * (bytes[code] - zero), to nearest, with `steps` of
+/// them to each side and zero = steps + 1. For 8-bit codes, which are their own levels, only `unit` counts.
 struct IntegerLevels {
   alignas(64) std::uint8_t bytes[64];  ///< the table over and over
   float unit = 1.0f;
 };
 
-/// Levels of `format`, with the units that its scale and center say.
-IntegerLevels integer_levels(const TileFormat& format) noexcept;
+/// Levels of `format` with the steps of an instruction set (Kernels::level_steps), 1 to 127.
+IntegerLevels integer_levels(const TileFormat& format, int steps) noexcept;
 
 /// Most segments of a head that have parameters of their own.
 inline constexpr int kMaxIntegerSegments = kMaxHeadDim / kLanes;
 
-/// A query in bytes, segment by segment as the format's groups are: code = 128 * high + low with
-/// parts `high` and `low`, or codes[0] alone.
+/// A query in integers, segment by segment as the format's groups are. How codes of two bytes stand in
+/// `codes` is up to the instruction set; those of one byte are codes[0].
 struct IntegerQuery {
   alignas(64) std::int8_t codes[2][kMaxHeadDim];
-  std::int32_t bias[2][kMaxIntegerSegments];  ///< -128 * sum of codes
+  std::int32_t bias[2][kMaxIntegerSegments];  ///< minus the sum of codes times the byte of level 0
   float unit[kMaxIntegerSegments];
   float sum[kMaxIntegerSegments];  ///< of the channels: what zeros are multiplied with
 };
 
-/// A query for codes of one bit: tables (integer_bits-inl.h) follow it, 4 * width bytes.
+/// Codes of query i, part p at data + i * stride + p * part_stride.
+struct CodeRows {
+  const std::int8_t* data;
+  std::size_t stride;
+  std::size_t part_stride;
+};
+
+/// Where the biases of query i stand: data + i * stride, one per part.
+struct Biases {
+  const std::int32_t* data;
+  std::size_t stride;
+  std::size_t part_stride;
+};
+
+/// A query for codes of one bit: 4 * width bytes follow it (integer_bits-inl.h).
 struct alignas(64) BitQuery {
   float unit[kMaxIntegerSegments];
   float sum[kMaxIntegerSegments];  ///< as above
 };
 
-/// A query for signs with outlier channels: tables of the sketch and of the outliers' sketch follow.
+/// A query for signs with outlier channels: bytes as above for the sketch and for that of the outliers follow.
 struct alignas(64) SketchQuery {
   float unit;
   float outlier_unit;
-  std::int32_t n_channels;    ///< that the tables were made for; -1: none yet
+  std::int32_t n_channels;    ///< that the bytes were made for; -1: none yet
   std::uint8_t channels[32];  ///< which
 };
 

@@ -22,7 +22,7 @@ struct WeightBytes {
 };
 
 /// w [kQueries, kTileRows].
-template <int kQueries, int kParts>
+template <int kZero, int kQueries, int kParts>
 HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w,
                              WeightBytes<kQueries, kParts>& out) {
   VF scale[kTileRows / kN];
@@ -41,22 +41,23 @@ HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w,
       scaled[v] = hn::Mul(weight, scale[v]);
       sum = hn::MulAdd(weight, zero[v], sum);
     }
-    out.unit[i] = quantize_vectors<kParts>(scaled, out.codes[i][0], kTileRows, out.bias[i]);
+    out.unit[i] = quantize_vectors<kParts, kZero>(scaled, out.codes[i][0], kTileRows, out.bias[i]);
     out.offset[i] = p.zeros == nullptr ? 0.0f : hn::GetLane(hn::SumOfLanes(DF(), sum));
   }
 }
 
-/// acc += weighted sums of the channels of kCount lines from `channel` on.
+/// acc += weighted sums of the kCount * N channels from `channel` on.
 template <int kQueries, int kCount, class Bytes>
-HWY_INLINE void add_byte_lines(const Bytes& decoder, const HeadPlanes& at, int head_dim,
-                               int channel, float level_unit,
-                               const WeightBytes<kQueries, Bytes::kParts>& w, float* acc) {
+HWY_INLINE void add_byte_vectors(const Bytes& decoder, const HeadPlanes& at, int head_dim,
+                                 int channel, float level_unit,
+                                 const WeightBytes<kQueries, Bytes::kParts>& w, float* acc) {
   constexpr int kWords = kTileRows / Bytes::kPerWord;
   constexpr std::size_t kStride = kWords * kLineBytes;
   constexpr std::size_t kHighStride = kTileRows / 32 * kLineBytes;
   const auto line = static_cast<std::size_t>(channel / kLanes);
-  const Lines lines = {at.codes + line * kStride,    kStride,     kWords,
-                       at.high + line * kHighStride, kHighStride, 0};
+  const auto part = vector_offset(channel);
+  const Lines lines = {at.codes + line * kStride + part,    kStride,     kWords,
+                       at.high + line * kHighStride + part, kHighStride, 0};
   VF sum[kQueries][kCount];
   sum_bytes(decoder, lines, CodeRows{w.codes[0][0], Bytes::kParts * kTileRows, kTileRows},
             Biases{w.bias[0], Bytes::kParts, 1}, sum);
@@ -66,7 +67,7 @@ HWY_INLINE void add_byte_lines(const Bytes& decoder, const HeadPlanes& at, int h
     const VF offset = hn::Set(DF(), w.offset[i]);
     KVCODEC_UNROLL
     for (int j = 0; j < kCount; ++j) {
-      float* out = acc + i * head_dim + channel + j * kLanes;
+      float* out = acc + i * head_dim + channel + j * kN;
       const VF before = hn::Add(hn::LoadU(DF(), out), offset);
       hn::StoreU(hn::MulAdd(sum[i][j], unit, before), DF(), out);
     }
@@ -84,20 +85,21 @@ struct AddBytesPass {
 
   template <int kQueries>
   HWY_INLINE void run(int first_query) const {
-    constexpr int kCount = byte_lines<Bytes, kQueries>();
+    constexpr int kCount = byte_vectors<Bytes, kQueries>();
     const Params& p = at.params;
     float* out = acc + first_query * head_dim;
     WeightBytes<kQueries, Bytes::kParts> weights;
     for (int s = 0; s < p.n; ++s) {
-      weight_bytes(p, s, w + first_query * kTileRows, weights);
+      weight_bytes<Bytes::kZero>(p, s, w + first_query * kTileRows, weights);
       int channel = s * p.length;
       const int end = HWY_MIN(channel + p.length, head_dim);
-      for (; channel + kCount * kLanes <= end; channel += kCount * kLanes) {
-        add_byte_lines<kQueries, kCount>(decoder, at, head_dim, channel, level_unit, weights, out);
+      for (; channel + kCount * kN <= end; channel += kCount * kN) {
+        add_byte_vectors<kQueries, kCount>(decoder, at, head_dim, channel, level_unit, weights,
+                                           out);
       }
       if constexpr (kCount > 1) {
-        for (; channel < end; channel += kLanes) {
-          add_byte_lines<kQueries, 1>(decoder, at, head_dim, channel, level_unit, weights, out);
+        for (; channel < end; channel += kN) {
+          add_byte_vectors<kQueries, 1>(decoder, at, head_dim, channel, level_unit, weights, out);
         }
       }
     }

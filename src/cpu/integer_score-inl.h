@@ -13,34 +13,37 @@ KVCODEC_BEFORE_INTEGERS();
 namespace kvcodec::cpu::HWY_NAMESPACE {
 
 /// A PrepareIntegers.
-template <int kParts>
+template <class Bytes>
 void prepare_integers(const TileFormat& f, const float* q, std::size_t q_stride, int n_q,
                       std::byte* queries) {
+  constexpr int kParts = Bytes::kParts;
   auto* out = reinterpret_cast<IntegerQuery*>(queries);
   const int length = segment_length(f);
   for (int i = 0; i < n_q; ++i, q += q_stride, ++out) {
     for (int s = 0; s * length < f.width; ++s) {
       const int first = s * length;
       const int n = HWY_MIN(length, f.width - first);
-      std::int32_t bias[kParts];
-      out->unit[s] = quantize<kParts>(q + first, n, out->codes[0] + first, kMaxHeadDim, bias);
+      std::int32_t bias[kParts] = {};
+      out->unit[s] = quantize<kParts, Bytes::kZero>(
+          q + first, n, out->codes[0] + code_offset<kParts>(first), kMaxHeadDim, bias);
       for (int part = 0; part < kParts; ++part) out->bias[part][s] = bias[part];
       out->sum[s] = f.zero_offset == 0 ? 0.0f : sum_of(q + first, n);
     }
   }
 }
 
-/// Lines of keys from `row` on, words from channel `first` on.
+/// Vectors of keys from `row` on, words from channel `first` on.
 template <class Bytes>
 HWY_INLINE Lines byte_key_lines(const HeadPlanes& at, int width, int row, int first, int n) {
   const auto line = static_cast<std::size_t>(row / kLanes);
   const std::size_t stride = static_cast<std::size_t>(width / Bytes::kPerWord) * kLineBytes;
   const std::size_t high_stride = static_cast<std::size_t>((width + 31) / 32) * kLineBytes;
   const int word = first / Bytes::kPerWord;
-  return {at.codes + line * stride + static_cast<std::size_t>(word) * kLineBytes,
+  const auto part = vector_offset(row);
+  return {at.codes + line * stride + part + static_cast<std::size_t>(word) * kLineBytes,
           stride,
           n / Bytes::kPerWord,
-          at.high + line * high_stride,
+          at.high + line * high_stride + part,
           high_stride,
           word};
 }
@@ -56,23 +59,24 @@ struct ScoreBytesPass {
 
   template <int kQueries>
   HWY_INLINE void run(int first_query) const {
-    constexpr int kCount = byte_lines<Bytes, kQueries>();
+    constexpr int kCount = byte_vectors<Bytes, kQueries>();
     constexpr std::size_t kInts = sizeof(IntegerQuery) / sizeof(std::int32_t);
     const Params& p = at.params;
     const IntegerQuery* q = queries + first_query;
     float* out = scores + first_query * kTileRows;
-    for (int row = 0; row < kTileRows; row += kCount * kLanes) {
+    for (int row = 0; row < kTileRows; row += kCount * kN) {
       VF total[kQueries][kCount];
       for (int s = 0; s < p.n; ++s) {
         const int first = s * p.length;
         VF sum[kQueries][kCount];
         sum_bytes(decoder,
                   byte_key_lines<Bytes>(at, width, row, first, HWY_MIN(p.length, width - first)),
-                  CodeRows{q->codes[0] + first, sizeof(IntegerQuery), kMaxHeadDim},
+                  CodeRows{q->codes[0] + code_offset<Bytes::kParts>(first), sizeof(IntegerQuery),
+                           kMaxHeadDim},
                   Biases{q->bias[0] + s, kInts, kMaxIntegerSegments}, sum);
         KVCODEC_UNROLL
         for (int j = 0; j < kCount; ++j) {
-          const int at_row = row + j * kLanes;
+          const int at_row = row + j * kN;
           const VF scale = p.scales == nullptr ? hn::Set(DF(), p.factor) : load_scale(p, s, at_row);
           const VF unit = hn::Mul(scale, hn::Set(DF(), level_unit));
           KVCODEC_UNROLL
@@ -92,7 +96,7 @@ struct ScoreBytesPass {
       for (int i = 0; i < kQueries; ++i) {
         KVCODEC_UNROLL
         for (int j = 0; j < kCount; ++j) {
-          hn::StoreU(total[i][j], DF(), out + i * kTileRows + row + j * kLanes);
+          hn::StoreU(total[i][j], DF(), out + i * kTileRows + row + j * kN);
         }
       }
     }
@@ -119,6 +123,7 @@ struct RunQueries {
   float offset[kMaxGqaGroup];  ///< sum of query * zero
 };
 
+template <int kZero>
 HWY_INLINE void prepare_run(const Params& p, int width, std::size_t skip, const float* q,
                             std::size_t q_stride, int n_q, RunQueries& out) {
   HWY_ALIGN float scaled[kMaxHeadDim];
@@ -133,7 +138,7 @@ HWY_INLINE void prepare_run(const Params& p, int width, std::size_t skip, const 
       const VF zero = hn::MulAdd(scale, hn::Set(DF(), p.center), load_f16(p.zeros + at));
       sum = hn::MulAdd(x, zero, sum);
     }
-    out.unit[i] = quantize<1>(scaled, width, out.codes[i], kMaxHeadDim, out.bias + i);
+    out.unit[i] = quantize<1, kZero>(scaled, width, out.codes[i], kMaxHeadDim, out.bias + i);
     out.offset[i] = hn::GetLane(hn::SumOfLanes(DF(), sum));
   }
 }
@@ -150,8 +155,8 @@ struct ScoreRunPass {
 
   template <int kQueries>
   HWY_INLINE void run(int q) const {
-    constexpr int kCount = HWY_MIN((byte_lines<Bytes, kQueries>()), 2);
-    for (int row = begin; row < end; row += kCount * kLanes) {
+    constexpr int kCount = HWY_MIN((byte_vectors<Bytes, kQueries>()), 2 * kVectors);
+    for (int row = begin; row < end; row += kCount * kN) {
       VF sum[kQueries][kCount];
       sum_bytes(decoder, byte_key_lines<Bytes>(at, width, row, 0, width),
                 CodeRows{queries.codes[q], kMaxHeadDim, 0}, Biases{queries.bias + q, 1, 0}, sum);
@@ -162,7 +167,7 @@ struct ScoreRunPass {
         KVCODEC_UNROLL
         for (int j = 0; j < kCount; ++j) {
           hn::StoreU(hn::MulAdd(sum[i][j], unit, offset), DF(),
-                     scores + (q + i) * kTileRows + row + j * kLanes);
+                     scores + (q + i) * kTileRows + row + j * kN);
         }
       }
     }
@@ -181,7 +186,7 @@ void score_run_integers(const TileFormat& f, const IntegerLevels& levels, const 
     const int n = HWY_MIN(n_q, kMaxGqaGroup);
     for (int begin = 0; begin < kTileRows; begin += f.run) {
       const auto skip = static_cast<std::size_t>(begin / f.run * 2 * f.width);
-      prepare_run(at.params, f.width, skip, q, q_stride, n, queries);
+      prepare_run<Bytes::kZero>(at.params, f.width, skip, q, q_stride, n, queries);
       byte_passes<Bytes>(n, ScoreRunPass<Bytes>{decoder, at, f.width, begin, begin + f.run,
                                                 levels.unit, queries, scores});
     }

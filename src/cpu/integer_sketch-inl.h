@@ -13,18 +13,18 @@
 KVCODEC_BEFORE_INTEGERS();
 namespace kvcodec::cpu::HWY_NAMESPACE {
 
-/// Tables of the signs' sketch and behind them those of the outliers' signs.
-HWY_INLINE std::uint8_t* sketch_tables(SketchQuery* query) {
+/// What stands for the signs' sketch, and behind it what stands for that of the outliers.
+HWY_INLINE std::uint8_t* sketch_bytes(SketchQuery* query) {
   return reinterpret_cast<std::uint8_t*>(query + 1);
 }
 
 HWY_INLINE SketchQuery* sketch_query(const SketchTiles& t, std::byte* queries, int i) {
   const auto stride =
-      sizeof(SketchQuery) + 4 * static_cast<std::size_t>(t.n_signs + t.n_outlier_signs);
+      sizeof(SketchQuery) + kSignBytes * static_cast<std::size_t>(t.n_signs + t.n_outlier_signs);
   return reinterpret_cast<SketchQuery*>(queries + static_cast<std::size_t>(i) * stride);
 }
 
-/// A PrepareSketch: tables of exact outliers; those of sketched ones wait for a list of channels.
+/// A PrepareSketch: for exact outliers; sketched ones wait for a list of channels.
 inline void prepare_sketch(const SketchTiles& t, int head_dim, const float* q, int n_q,
                            std::byte* queries) {
   const BitLevels levels(-1.0f, 1.0f);
@@ -32,23 +32,23 @@ inline void prepare_sketch(const SketchTiles& t, int head_dim, const float* q, i
     SketchQuery* query = sketch_query(t, queries, i);
     query->n_channels = -1;
     if (t.n_outlier_signs > 0) continue;
-    query->unit = make_byte_tables(levels, 1.0f, q + head_dim, t.n_signs, sketch_tables(query));
+    query->unit = put_signs_query(levels, 1.0f, q + head_dim, t.n_signs, sketch_bytes(query));
   }
 }
 
-/// The tables for outliers `channels`, unless they are there.
-HWY_INLINE void split_tables(const ScoreSketchPass& pass, const BitLevels& levels,
-                             const SketchTiles& t, const float* q, const std::uint8_t* channels,
-                             SketchQuery* query) {
+/// The query for outliers `channels`, unless they are there.
+HWY_INLINE void split_bytes(const ScoreSketchPass& pass, const BitLevels& levels,
+                            const SketchTiles& t, const float* q, const std::uint8_t* channels,
+                            SketchQuery* query) {
   const auto n = static_cast<std::size_t>(t.n_outliers);
   if (query->n_channels == t.n_outliers && std::memcmp(query->channels, channels, n) == 0) return;
   HWY_ALIGN float inner[kMaxSketchDim];
   HWY_ALIGN float outer[kMaxSketchDim];
   pass.split_query(q, channels, inner, outer);
-  std::uint8_t* tables = sketch_tables(query);
-  query->unit = make_byte_tables(levels, 1.0f, inner, t.n_signs, tables);
+  std::uint8_t* bytes = sketch_bytes(query);
+  query->unit = put_signs_query(levels, 1.0f, inner, t.n_signs, bytes);
   query->outlier_unit =
-      make_byte_tables(levels, 1.0f, outer, t.n_outlier_signs, tables + 4 * t.n_signs);
+      put_signs_query(levels, 1.0f, outer, t.n_outlier_signs, bytes + kSignBytes * t.n_signs);
   query->n_channels = t.n_outliers;
   std::memcpy(query->channels, channels, n);
 }
@@ -65,18 +65,26 @@ struct ScoreSketchBytesPass {
 
   template <int kQueries>
   HWY_INLINE void run(int first) const {
+    constexpr int kCount = HWY_MIN((byte_vectors<SignPasses, kQueries>()), 2 * kVectors);
+    for (int at = row; at < row + 2 * kLanes; at += kCount * kN)
+      vectors<kQueries, kCount>(first, at);
+  }
+
+ private:
+  template <int kQueries, int kCount>
+  HWY_INLINE void vectors(int first, int first_row) const {
     const std::size_t stride = static_cast<std::size_t>(
         reinterpret_cast<std::byte*>(sketch_query(t, queries, 1)) - queries);
-    const std::uint8_t* tables = sketch_tables(sketch_query(t, queries, first));
-    VF sum[kQueries][2];
-    VF outer[kQueries][2];
-    sum_nibbles(sketch_lines(tile, 0, t.n_signs, row), TableRows{tables, stride}, sum);
+    const std::uint8_t* bytes = sketch_bytes(sketch_query(t, queries, first));
+    VF sum[kQueries][kCount];
+    VF outer[kQueries][kCount];
+    sum_signs(sketch_vectors(tile, 0, t.n_signs, first_row), SignRows{bytes, stride}, sum);
     if (t.n_outlier_signs > 0) {
-      sum_nibbles(sketch_lines(tile, t.outlier_sign_offset, t.n_outlier_signs, row),
-                  TableRows{tables + 4 * t.n_signs, stride}, outer);
+      sum_signs(sketch_vectors(tile, t.outlier_sign_offset, t.n_outlier_signs, first_row),
+                SignRows{bytes + kSignBytes * t.n_signs, stride}, outer);
     }
-    for (int j = 0; j < 2; ++j) {
-      const int at = row + j * kLanes;
+    for (int j = 0; j < kCount; ++j) {
+      const int at = first_row + j * kN;
       const VF weight = sketch_weight(t, tile, t.norm_offset, t.n_signs, at);
       const std::uint8_t* channels = tile + t.channel_offset + at / t.set_rows * t.n_outliers;
       for (int i = 0; i < kQueries; ++i) {
@@ -113,10 +121,10 @@ inline void score_sketch_integers(const SketchTiles& t, int head_dim, const std:
       for (int i = 0; i < n_q; ++i) {
         const float* query =
             q + static_cast<std::size_t>(i) * static_cast<std::size_t>(head_dim + t.n_signs);
-        split_tables(split, levels, t, query, channels, sketch_query(t, queries, i));
+        split_bytes(split, levels, t, query, channels, sketch_query(t, queries, i));
       }
     }
-    byte_passes<BitPasses>(n_q, ScoreSketchBytesPass{t, head_dim, bytes, q, queries, row, scores});
+    byte_passes<SignPasses>(n_q, ScoreSketchBytesPass{t, head_dim, bytes, q, queries, row, scores});
   }
 }
 

@@ -164,6 +164,7 @@ struct Kernels {
   ScoreIntegers score_integers[kFormatKinds];
   ScoreIntegers score_run_integers[kFormatKinds];  ///< of formats with runs
   AddIntegers add_integers[kFormatKinds];
+  int level_steps[kFormatKinds];  ///< of IntegerLevels for the three above
   ScoreSketch score_sketch;
   PrepareSketch prepare_sketch;
   ScoreSketchIntegers score_sketch_integers;
@@ -186,8 +187,8 @@ struct Kernels {
 /// The table in use; see kvcodec/attend/cpu_isa.hpp for how it is chosen.
 const Kernels& kernels() noexcept;
 
-/// Adds the kernels in integers to a table, if the machine runs them.
-void fill_integer_kernels(Kernels& table) noexcept;
+/// Adds kernels in integers to the table of AVX-512, if the machine has VNNI and VBMI, or to that of AVX2.
+void fill_integer_kernels(Kernels& table, bool avx512) noexcept;
 
 /// The definition, in plain C++.
 const Kernels& scalar_kernels() noexcept;

@@ -1,4 +1,4 @@
-// Kernels in integers, for machines with AVX-512 VNNI and VBMI; others have none.
+// Kernels in integers: with AVX-512 VNNI and VBMI, and with AVX2. AVX-512 without them has none.
 #include "integer.hpp"
 
 #include <cmath>
@@ -7,11 +7,10 @@
 
 #if !defined(KVCODEC_NO_SIMD)
 
-// One target only: what AVX2 lacks makes integers no faster there than f32 (docs/performance.md).
 #define HWY_WANT_AVX3_DL 1
 #undef HWY_DISABLED_TARGETS
 #if defined(__x86_64__) || defined(_M_X64)
-#define HWY_DISABLED_TARGETS (~(HWY_AVX3_DL | HWY_EMU128 | HWY_SCALAR))
+#define HWY_DISABLED_TARGETS (~(HWY_AVX3_DL | HWY_AVX2 | HWY_EMU128 | HWY_SCALAR))
 #endif
 
 #undef HWY_TARGET_INCLUDE
@@ -19,7 +18,7 @@
 #include "hwy/foreach_target.h"  // must come before highway.h
 #include "hwy/highway.h"
 
-#if HWY_TARGET == HWY_AVX3_DL
+#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX2
 #include "integer_add-inl.h"
 #include "integer_bits-inl.h"
 #include "integer_score-inl.h"
@@ -30,9 +29,10 @@ namespace kvcodec::cpu::HWY_NAMESPACE {
 
 template <FormatKind kKind, class Bytes>
 void fill(Kernels& table) noexcept {
-  table.prepare_integers[kKind] = prepare_integers<Bytes::kParts>;
+  table.prepare_integers[kKind] = prepare_integers<Bytes>;
   table.score_integers[kKind] = score_integers<Bytes>;
   table.add_integers[kKind] = add_integers<Bytes>;
+  table.level_steps[kKind] = Bytes::kLevelSteps;
 }
 
 void fill_kernels(Kernels& table) noexcept {
@@ -41,8 +41,8 @@ void fill_kernels(Kernels& table) noexcept {
   fill<kTable2, TableBytes<2>>(table);
   fill<kTable3, Table3Bytes>(table);
   fill<kTable4, TableBytes<4>>(table);
-  table.prepare_integers[kTable1] = prepare_bits;
-  table.score_integers[kTable1] = score_nibbles;
+  table.prepare_integers[kTable1] = prepare_signs;
+  table.score_integers[kTable1] = score_signs_integers;
   table.prepare_sketch = prepare_sketch;
   table.score_sketch_integers = score_sketch_integers;
   table.score_run_integers[kTable2] = score_run_integers<TableBytes<2>>;
@@ -58,9 +58,12 @@ HWY_AFTER_NAMESPACE();
 #if defined(KVCODEC_NO_SIMD) || HWY_ONCE
 namespace kvcodec::cpu {
 
-void fill_integer_kernels([[maybe_unused]] Kernels& table) noexcept {
+void fill_integer_kernels([[maybe_unused]] Kernels& table, [[maybe_unused]] bool avx512) noexcept {
 #if !defined(KVCODEC_NO_SIMD) && (HWY_TARGETS & HWY_AVX3_DL)
-  if ((hwy::SupportedTargets() & HWY_AVX3_DL) != 0) N_AVX3_DL::fill_kernels(table);
+  if (avx512 && (hwy::SupportedTargets() & HWY_AVX3_DL) != 0) N_AVX3_DL::fill_kernels(table);
+#endif
+#if !defined(KVCODEC_NO_SIMD) && (HWY_TARGETS & HWY_AVX2)
+  if (!avx512) N_AVX2::fill_kernels(table);
 #endif
 }
 
@@ -78,7 +81,7 @@ float rounding_loss(const float* x, int n, float steps) noexcept {
 
 }  // namespace
 
-IntegerLevels integer_levels(const TileFormat& f) noexcept {
+IntegerLevels integer_levels(const TileFormat& f, int steps) noexcept {
   IntegerLevels out = {};
   if (f.level != TileFormat::Level::table) {
     out.unit = 1.0f;
@@ -92,15 +95,27 @@ IntegerLevels integer_levels(const TileFormat& f) noexcept {
     x[i] = f.table[i] - center;
     largest = std::fmax(largest, std::fabs(x[i]));
   }
-  // Evenly spaced levels are exact with whole steps to 1.
-  const float most = 127.0f / largest;
-  const float whole = std::floor(most);
-  const bool exact = whole >= 1.0f && rounding_loss(x, n, whole) <= rounding_loss(x, n, most);
-  const float steps = exact ? whole : most;
-  for (int i = 0; i < 64; ++i) {
-    out.bytes[i] = static_cast<std::uint8_t>(128.0f + std::round(x[i % n] * steps));
+  // Fewer steps may fit the levels better; evenly spaced ones are exact with whole steps to 1.
+  const float most = static_cast<float>(steps) / largest;
+  float best = most;
+  float least = rounding_loss(x, n, most);
+  const auto consider = [&](float candidate) {
+    const float loss = rounding_loss(x, n, candidate);
+    if (loss < least) {
+      least = loss;
+      best = candidate;
+    }
+  };
+  constexpr int kCandidates = 128;
+  for (int i = 1; i < kCandidates; ++i) {
+    consider(most * (1.0f - 0.5f * static_cast<float>(i) / kCandidates));
   }
-  out.unit = 1.0f / steps;
+  if (std::floor(most) >= 1.0f) consider(std::floor(most));
+  for (int i = 0; i < 64; ++i) {
+    out.bytes[i] =
+        static_cast<std::uint8_t>(static_cast<float>(steps + 1) + std::round(x[i % n] * best));
+  }
+  out.unit = 1.0f / best;
   return out;
 }
 

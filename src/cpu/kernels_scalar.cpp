@@ -78,6 +78,7 @@ const Kernels& scalar_kernels() noexcept {
       {},
       {},
       {},
+      {},
       nullptr,
       nullptr,
       nullptr,

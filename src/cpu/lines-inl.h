@@ -109,6 +109,11 @@ struct Lines {
   int first_word;
 };
 
+/// Bytes from the start of a line to the vector of lane `lane`, a multiple of N; 0 for the first of a line.
+HWY_INLINE std::size_t vector_offset(int lane) {
+  return kVectors == 1 ? 0 : static_cast<std::size_t>(static_cast<unsigned>(lane) % kLanes * 4);
+}
+
 /// Multipliers of query i start at data + i * stride, in the order of the summed axis.
 struct Multipliers {
   const float* data;

@@ -26,6 +26,11 @@ HWY_INLINE Lines sketch_lines(const std::uint8_t* tile, std::size_t offset, int 
           0};
 }
 
+/// The same from a vector's first row on.
+HWY_INLINE Lines sketch_vectors(const std::uint8_t* tile, std::size_t offset, int n, int row) {
+  return sketch_lines(tile, offset + vector_offset(row), n, row);
+}
+
 /// constant / n * stored norms of rows row .. row + N - 1.
 HWY_INLINE VF sketch_weight(const SketchTiles& t, const std::uint8_t* tile, std::size_t offset,
                             int n, int row) {

@@ -96,7 +96,7 @@ KeyKernel::KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim, 
     score_integers_ = format_.run > 0 ? table.score_run_integers[kind] : table.score_integers[kind];
     if (score_integers_ == nullptr) return;
     if (format_.run == 0) prepare_ = table.prepare_integers[kind];
-    levels_ = integer_levels(format_);
+    levels_ = integer_levels(format_, table.level_steps[kind]);
     reading_ = TileReading::integer;
   } else if (table.score_sketch != nullptr && codec.as<Qjl>() != nullptr) {
     // Tables in bytes pay where a list of outliers serves many tiles.
@@ -176,7 +176,7 @@ ValueKernel::ValueKernel(const Kernels& table, const AnyCodec& codec, int head_d
     reading_ = TileReading::format;
     if (!integers || table.add_integers[kind] == nullptr) return;
     add_integers_ = table.add_integers[kind];
-    levels_ = integer_levels(format_);
+    levels_ = integer_levels(format_, table.level_steps[kind]);
     reading_ = TileReading::integer;
   } else if (table.add_codebook != nullptr && codec.as<Codebook>() != nullptr) {
     reading_ = TileReading::codebook;

@@ -50,9 +50,22 @@ struct Tile {
   std::vector<float> rows;  ///< [kTileRows, head_dim]
 };
 
+/// Steps to the largest level of codes with `bits` bits, on this machine. Codes of one bit are summed by
+/// tables of bytes, or exactly.
+double level_steps(int bits) {
+  const cpu::Kernels& table = cpu::kernels();
+  return bits == 2   ? table.level_steps[cpu::kTable2]
+         : bits == 3 ? table.level_steps[cpu::kTable3]
+         : bits == 4 ? table.level_steps[cpu::kTable4]
+                     : 127.0;
+}
+
 /// What rounding may do to a sum of products of multipliers m and levels x: half a step of 1 / 127 of
 /// the largest multiplier for each, and half a step of the levels for the others.
 struct Bound {
+  explicit Bound(double level_steps_) : steps(level_steps_) {}
+
+  double steps;
   double sum = 0.0, m = 0.0, x = 0.0, top_m = 0.0, top_x = 0.0;
 
   void add(double multiplier, double level) {
@@ -63,7 +76,7 @@ struct Bound {
     top_x = std::max(top_x, std::abs(level));
   }
   void expect(double got, const std::string& what) const {
-    EXPECT_NEAR(got, sum, (0.6 * top_m * x + 1.2 * top_x * m) / 127.0 + 1e-6 * m) << what;
+    EXPECT_NEAR(got, sum, 0.6 * top_m * x / 127.0 + 1.2 * top_x * m / steps + 1e-6 * m) << what;
   }
 };
 
@@ -115,7 +128,7 @@ TEST_P(IntegerKernels, ScoresAreTheProductsUpToRounding) {
       kernel(codec, tile.bytes.data(), head, prepared.data(), bytes, n_q, scores.data());
       for (int i = 0; i < n_q; ++i) {
         for (int row = 0; row < kTileRows; ++row) {
-          Bound bound;
+          Bound bound(level_steps(format.bits));
           for (int c = 0; c < head_dim; ++c) {
             bound.add(static_cast<double>(q[at(i, head_dim) + at(c, 1)]),
                       static_cast<double>(tile.rows[at(row, head_dim) + at(c, 1)]));
@@ -152,7 +165,7 @@ TEST_P(IntegerKernels, SumsAreTheProductsUpToRounding) {
       for (int i = 0; i < n_q; ++i) {
         for (int c = 0; c < head_dim; ++c) {
           // Weights times scales are what is rounded, so both tops are those of the tile.
-          Bound bound;
+          Bound bound(level_steps(format.bits));
           for (int row = 0; row < kTileRows; ++row) {
             bound.add(static_cast<double>(w[at(i, kTileRows) + at(row, 1)]),
                       static_cast<double>(tile.rows[at(row, head_dim) + at(c, 1)]));
@@ -185,10 +198,29 @@ TEST(IntegerLevels, EvenlySpacedLevelsAreExact) {
   for (f.bits = 2; f.bits <= 4; ++f.bits) {
     const int n = 1 << f.bits;
     for (int i = 0; i < n; ++i) f.table[i] = static_cast<float>(i);
-    const cpu::IntegerLevels levels = cpu::integer_levels(f);
-    for (int i = 0; i < n; ++i) {
-      EXPECT_FLOAT_EQ(levels.unit * static_cast<float>(levels.bytes[i] - 128),
-                      static_cast<float>(i) - 0.5f * static_cast<float>(n - 1));
+    for (const int steps : {15, 31, 63, 127}) {
+      const cpu::IntegerLevels levels = cpu::integer_levels(f, steps);
+      for (int i = 0; i < n; ++i) {
+        EXPECT_FLOAT_EQ(levels.unit * static_cast<float>(levels.bytes[i] - steps - 1),
+                        static_cast<float>(i) - 0.5f * static_cast<float>(n - 1));
+      }
+    }
+  }
+}
+
+TEST(IntegerLevels, StayWithinTheirSteps) {
+  for (const char* spec : {"lm:b2", "lm:b3", "lm:b4", "nqkv:g64", "mxfp4"}) {
+    TileFormat f;
+    ASSERT_TRUE(make_codec(spec).tile_format(Side::key, 128, f));
+    const int n = 1 << f.bits;
+    for (const int steps : {15, 31, 63, 127}) {
+      const cpu::IntegerLevels levels = cpu::integer_levels(f, steps);
+      for (int i = 0; i < 64; ++i) {
+        EXPECT_GE(levels.bytes[i], 1);
+        EXPECT_LE(levels.bytes[i], 2 * steps + 1);
+        const float level = levels.unit * static_cast<float>(levels.bytes[i] - steps - 1);
+        EXPECT_NEAR(level, f.table[i % n], 0.5f * levels.unit * 1.001f) << spec << ", " << steps;
+      }
     }
   }
 }

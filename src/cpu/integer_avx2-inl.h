@@ -1,0 +1,268 @@
+// Products of bytes by AVX2 (integer-inl.h): levels, unsigned, times codes, signed, are added in pairs to
+// 16 bits, kFlush such sums together, then in pairs to 32 bits. So levels have as many steps as 16 bits
+// allow: kFlush * 2 * 127 * (2 * kLevelSteps + 1) <= 32767. 8-bit levels are multiplied as 16-bit
+// integers with codes of 15 bits.
+
+// For one target only, so an ordinary guard.
+#ifndef KVCODEC_CPU_INTEGER_AVX2_INL_H_
+#define KVCODEC_CPU_INTEGER_AVX2_INL_H_
+
+#include <cstring>
+
+#include "integer.hpp"
+#include "lines-inl.h"
+
+KVCODEC_BEFORE_INTEGERS();
+namespace kvcodec::cpu::HWY_NAMESPACE {
+
+// ---- Multipliers ----
+
+/// Sum of codes of one byte; those of two bytes need none.
+template <int kParts>
+struct CodeSums {
+  HWY_INLINE CodeSums() : total(hn::Zero(DI())) {}
+
+  template <int kZero>
+  HWY_INLINE void put_bias(std::int32_t* bias) const {
+    if constexpr (kZero != 0) bias[0] = -kZero * hn::GetLane(hn::SumOfLanes(DI(), total));
+  }
+
+  hn::Vec<DI> total;
+};
+
+/// Codes of 16 scaled multipliers to codes + kParts * at. Codes of two bytes stand in the order that
+/// PlainBytes multiplies them in: channels 0, 2, 1, 3 of four.
+template <int kParts>
+HWY_INLINE void put_codes(const VF (&scaled)[2], std::int8_t* codes, int at, int /*part_stride*/,
+                          CodeSums<kParts>& sums) {
+  const __m256i low = _mm256_cvtps_epi32(scaled[0].raw);
+  const __m256i high = _mm256_cvtps_epi32(scaled[1].raw);
+  __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+  std::int8_t* out = codes + kParts * at;
+  if constexpr (kParts == 2) {
+    words = _mm256_shufflelo_epi16(_mm256_shufflehi_epi16(words, 0xd8), 0xd8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), words);
+  } else {
+    sums.total = hn::Add(sums.total, hn::Add(hn::Vec<DI>{low}, hn::Vec<DI>{high}));
+    const __m128i bytes =
+        _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
+  }
+}
+
+/// Bytes from the start of a query's codes to that of channel `first`.
+template <int kParts>
+constexpr int code_offset(int first) {
+  return kParts * first;
+}
+
+// ---- Levels ----
+
+/// What decoders of tables share: how a vector of words becomes kSteps vectors of levels, each four
+/// neighbours of the summed axis per lane.
+template <int kBits, int kFlushed>
+struct ByteTable {
+  static constexpr int kPerWord = 32 / kBits;
+  static constexpr int kSteps = 8 / kBits;
+  static constexpr int kParts = 1;
+  static constexpr int kFlush = kFlushed;
+  static constexpr int kLevelSteps = (32767 / (kFlush * 2 * 127) - 1) / 2;
+  static constexpr int kZero = kLevelSteps + 1;
+
+  HWY_INLINE explicit ByteTable(const IntegerLevels& levels)
+      : table(_mm256_load_si256(reinterpret_cast<const __m256i*>(levels.bytes))) {}
+
+  /// The level of the low four bits of every byte: tables of fewer bits repeat.
+  HWY_INLINE __m256i level(__m256i code) const {
+    return _mm256_shuffle_epi8(table, _mm256_and_si256(code, _mm256_set1_epi8(15)));
+  }
+
+  __m256i table;
+};
+
+template <int kBits>
+struct TableBytes : ByteTable<kBits, kBits == 4 ? 1 : 4> {
+  using Loaded = __m256i;
+  static constexpr bool kHighPlane = false;
+
+  HWY_INLINE explicit TableBytes(const IntegerLevels& levels)
+      : ByteTable < kBits,
+  kBits == 4 ? 1 : 4 > (levels) {}
+
+  template <int kStep>
+  HWY_INLINE __m256i bytes(__m256i word) const {
+    return this->level(kStep == 0 ? word : _mm256_srli_epi32(word, kBits * kStep));
+  }
+};
+
+struct Table3Bytes : ByteTable<2, 2> {
+  struct Loaded {
+    __m256i low, high;
+  };
+  static constexpr bool kHighPlane = true;
+
+  HWY_INLINE explicit Table3Bytes(const IntegerLevels& levels) : ByteTable<2, 2>(levels) {}
+
+  template <int kStep>
+  HWY_INLINE __m256i bytes(const Loaded& word) const {
+    const __m256i two = _mm256_set1_epi8(3);
+    const __m256i low = kStep == 0 ? word.low : _mm256_srli_epi32(word.low, 2 * kStep);
+    const __m256i high = kStep == 2  ? word.high
+                         : kStep < 2 ? _mm256_slli_epi32(word.high, 2 - kStep)
+                                     : _mm256_srli_epi32(word.high, kStep - 2);
+    return this->level(_mm256_or_si256(_mm256_and_si256(two, low), _mm256_andnot_si256(two, high)));
+  }
+};
+
+/// Codes of one bit as levels -1 and 1, up to the unit: bytes 0 and 2.
+struct SignBytes {
+  using Loaded = __m256i;
+  static constexpr int kPerWord = 32;
+  static constexpr int kSteps = 8;
+  static constexpr int kParts = 1;
+  static constexpr int kFlush = 4;
+  static constexpr bool kHighPlane = false;
+
+  template <int kStep>
+  HWY_INLINE __m256i bytes(__m256i word) const {
+    const __m256i moved = kStep == 0   ? _mm256_add_epi32(word, word)
+                          : kStep == 1 ? word
+                                       : _mm256_srli_epi32(word, kStep - 1);
+    return _mm256_and_si256(moved, _mm256_set1_epi8(2));
+  }
+};
+
+/// Codes that are the levels themselves, as 16-bit integers: first the even ones of a word, then the odd
+/// ones. Only formats with zeros have codes without a sign; their levels are code - 128.
+template <bool kSigned>
+struct PlainBytes {
+  using Loaded = __m256i;
+  static constexpr int kPerWord = 4;
+  static constexpr int kSteps = 2;
+  static constexpr int kParts = 2;
+  static constexpr int kFlush = 1;
+  static constexpr int kLevelSteps = 127;
+  static constexpr int kZero = 0;
+  static constexpr bool kHighPlane = false;
+
+  HWY_INLINE explicit PlainBytes(const IntegerLevels&) {}
+
+  template <int kStep>
+  HWY_INLINE __m256i bytes(__m256i word) const {
+    if (!kSigned) word = _mm256_xor_si256(word, _mm256_set1_epi8(-128));
+    return _mm256_srai_epi16(kStep == 0 ? _mm256_slli_epi16(word, 8) : word, 8);
+  }
+};
+
+// ---- The product ----
+
+/// Word w of vector j: lanes of a line are kVectors vectors.
+template <class Bytes>
+HWY_INLINE typename Bytes::Loaded load_word(const Lines& lines, int w, int j) {
+  const auto line = static_cast<std::size_t>(j / kVectors);
+  const auto part = static_cast<std::size_t>(j % kVectors * 4 * kN);
+  const auto load = [](const std::uint8_t* at) HWY_ATTR {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+  };
+  const std::uint8_t* at =
+      lines.data + line * lines.stride + part + static_cast<std::size_t>(w) * kLineBytes;
+  if constexpr (Bytes::kHighPlane) {
+    const int half = lines.first_word + w;
+    const std::uint8_t* high = lines.high + line * lines.high_stride + part + half / 2 * kLineBytes;
+    return {load(at), _mm256_srl_epi32(load(high), _mm_cvtsi32_si128(4 * (half % 2)))};
+  } else {
+    return load(at);
+  }
+}
+
+/// Four bytes of codes in every lane.
+HWY_INLINE __m256i four_codes(const std::int8_t* codes) {
+  std::int32_t four;
+  std::memcpy(&four, codes, sizeof(four));
+  return _mm256_set1_epi32(four);
+}
+
+/// Levels of steps kStep + kAt and on.
+template <int kStep, int kAt, class Bytes, int kFlush>
+HWY_INLINE void decode_steps(const Bytes& decoder, const typename Bytes::Loaded& x,
+                             __m256i (&levels)[kFlush]) {
+  levels[kAt] = decoder.template bytes<kStep + kAt>(x);
+  if constexpr (kAt + 1 < kFlush) decode_steps<kStep, kAt + 1>(decoder, x, levels);
+}
+
+/// acc += products of the steps from kStep on with the codes at m, kFlush steps at a time.
+template <int kStep, class Bytes, int kQueries, int kCount>
+HWY_INLINE void multiply_bytes(const Bytes& decoder, const typename Bytes::Loaded (&x)[kCount],
+                               const std::int8_t* m, std::size_t m_stride,
+                               __m256i (&acc)[kQueries][kCount]) {
+  constexpr int kFlush = Bytes::kFlush;
+  __m256i levels[kCount][kFlush];
+  KVCODEC_UNROLL
+  for (int j = 0; j < kCount; ++j) decode_steps<kStep, 0>(decoder, x[j], levels[j]);
+  KVCODEC_UNROLL
+  for (int i = 0; i < kQueries; ++i) {
+    const std::int8_t* codes = m + static_cast<std::size_t>(i) * m_stride + 4 * kStep;
+    KVCODEC_UNROLL
+    for (int j = 0; j < kCount; ++j) {
+      __m256i sum;
+      if constexpr (Bytes::kParts == 2) {
+        sum = _mm256_madd_epi16(levels[j][0], four_codes(codes));
+      } else {
+        sum = _mm256_maddubs_epi16(levels[j][0], four_codes(codes));
+        KVCODEC_UNROLL
+        for (int f = 1; f < kFlush; ++f) {
+          sum =
+              _mm256_add_epi16(sum, _mm256_maddubs_epi16(levels[j][f], four_codes(codes + 4 * f)));
+        }
+        sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+      }
+      acc[i][j] = _mm256_add_epi32(acc[i][j], sum);
+    }
+  }
+  if constexpr (kStep + kFlush < Bytes::kSteps) {
+    multiply_bytes<kStep + kFlush>(decoder, x, m, m_stride, acc);
+  }
+}
+
+/// sum[i][j] = sums of the lanes of vector j for query i, times the query's unit still.
+template <int kQueries, int kCount, class Bytes>
+HWY_INLINE void sum_bytes(const Bytes& decoder, const Lines& lines, const CodeRows& m,
+                          const Biases& bias, VF (&sum)[kQueries][kCount]) {
+  __m256i acc[kQueries][kCount];
+  KVCODEC_UNROLL
+  for (int i = 0; i < kQueries; ++i) {
+    const std::int32_t begin =
+        Bytes::kParts == 2 ? 0 : bias.data[static_cast<std::size_t>(i) * bias.stride];
+    KVCODEC_UNROLL
+    for (int j = 0; j < kCount; ++j) acc[i][j] = _mm256_set1_epi32(begin);
+  }
+  const std::int8_t* codes = m.data;
+  for (int w = 0; w < lines.n_words; ++w, codes += 4 * Bytes::kSteps) {
+    typename Bytes::Loaded x[kCount];
+    KVCODEC_UNROLL
+    for (int j = 0; j < kCount; ++j) x[j] = load_word<Bytes>(lines, w, j);
+    multiply_bytes<0>(decoder, x, codes, m.stride, acc);
+  }
+  KVCODEC_UNROLL
+  for (int i = 0; i < kQueries; ++i) {
+    KVCODEC_UNROLL
+    for (int j = 0; j < kCount; ++j) sum[i][j] = VF{_mm256_cvtepi32_ps(acc[i][j])};
+  }
+}
+
+/// Vectors of a pass of kQueries queries: 8 accumulators at most.
+template <class Bytes, int kQueries>
+constexpr int byte_vectors() {
+  return kQueries >= 8 ? 1 : kQueries >= 4 ? 2 : 4;
+}
+
+/// Queries of a pass.
+template <class Bytes>
+constexpr int most_byte_queries() {
+  return 8;
+}
+
+}  // namespace kvcodec::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard
