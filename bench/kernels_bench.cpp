@@ -123,8 +123,9 @@ class Attention {
     const std::byte* tile = stream.data.get() + first * stream.stride;
     for (std::size_t i = 0; i < stream.n_window; ++i) {
       if (case_.operation != Operation::add) {
-        cpu::prefetch_tile(tile + stream.stride, stream.tile_bytes);
-        score(tile);
+        cpu::Ahead ahead = ahead_of(stream, tile);
+        score(tile, ahead);
+        ahead.finish();
         tile += stream.tile_bytes;
       }
       if (case_.operation == Operation::step) {
@@ -132,8 +133,9 @@ class Attention {
                             m_.data(), l_.data(), acc_.data());
       }
       if (case_.operation != Operation::score) {
-        cpu::prefetch_tile(tile + stream.stride, stream.tile_bytes);
-        add(tile);
+        cpu::Ahead ahead = ahead_of(stream, tile);
+        add(tile, ahead);
+        ahead.finish();
         tile += stream.tile_bytes;
       }
     }
@@ -142,10 +144,15 @@ class Attention {
  private:
   std::byte* bytes() { return bytes_.data()->bytes; }
 
-  void score(const std::byte* tile) {
+  static cpu::Ahead ahead_of(const Stream& stream, const std::byte* tile) {
+    const std::byte* next = tile + stream.stride;
+    return {next, next + stream.tile_bytes};
+  }
+
+  void score(const std::byte* tile, cpu::Ahead& ahead) {
     const int head_dim = case_.head_dim;
     if (score_) {
-      score_(case_.codec, tile, 0, q_.data(), bytes(), case_.n_q, scores_.data());
+      score_(case_.codec, tile, 0, q_.data(), bytes(), case_.n_q, ahead, scores_.data());
       return;
     }
     case_.codec.decode_tile(Side::key, head_dim, tile, rows_.data());
@@ -153,10 +160,10 @@ class Attention {
                                                     q_.data(), case_.n_q, scores_.data());
   }
 
-  void add(const std::byte* tile) {
+  void add(const std::byte* tile, cpu::Ahead& ahead) {
     const int head_dim = case_.head_dim;
     if (add_) {
-      add_(case_.codec, tile, 0, scores_.data(), case_.n_q, acc_.data());
+      add_(case_.codec, tile, 0, scores_.data(), case_.n_q, ahead, acc_.data());
       return;
     }
     case_.codec.decode_tile(Side::value, head_dim, tile, rows_.data());

@@ -130,11 +130,13 @@ class RowAttention {
       // The split that follows is most likely this thread's next.
       const TilePair next =
           row + kTileRows < n_encoded ? tiles_at(stream, row + kTileRows, head_in_page) : now;
-      prefetch(next.k, format.k_tile_bytes, format.k_span);
-      score_tile(u, now.k, scratch);
+      cpu::Ahead keys = ahead_of(next.k, format.k_tile_bytes, format.k_span);
+      score_tile(u, now.k, keys, scratch);
+      keys.finish();
       softmax(u, visible, scratch, state);
-      prefetch(next.v, format.v_tile_bytes, format.v_span);
-      add_tile(u, now.v, scratch, state);
+      cpu::Ahead values = ahead_of(next.v, format.v_tile_bytes, format.v_span);
+      add_tile(u, now.v, values, scratch, state);
+      values.finish();
     }
     add_center(u, state);
   }
@@ -189,19 +191,20 @@ class RowAttention {
     return {format.k_tile(base, strip, head_in_page), format.v_tile(base, strip, head_in_page)};
   }
 
-  /// Fetches the part of a tile that holds the meant head.
-  static void prefetch(const TileRef<const std::byte>& t, std::size_t tile_bytes,
-                       int span) noexcept {
+  /// The part of a tile that holds the meant head.
+  static cpu::Ahead ahead_of(const TileRef<const std::byte>& t, std::size_t tile_bytes,
+                             int span) noexcept {
     const std::size_t bytes = tile_bytes / static_cast<std::size_t>(span);
-    cpu::prefetch_tile(t.tile + static_cast<std::size_t>(t.head) * bytes, bytes);
+    const std::byte* first = t.tile + static_cast<std::size_t>(t.head) * bytes;
+    return {first, first + bytes};
   }
 
-  void score_tile(const Unit& u, const TileRef<const std::byte>& t,
+  void score_tile(const Unit& u, const TileRef<const std::byte>& t, cpu::Ahead& ahead,
                   const Scratch& scratch) const noexcept {
     const int head_dim = view_.format.head_dim;
     const AnyCodec& codec = view_.k_codec_of(u.seq, u.head);
     if (score_kernel_) {
-      score_kernel_(codec, t.tile, t.head, scratch.prepared, scratch.bytes, u.n_rows,
+      score_kernel_(codec, t.tile, t.head, scratch.prepared, scratch.bytes, u.n_rows, ahead,
                     scratch.scores);
     } else {
       codec.decode_tile(Side::key, head_dim, t.tile, scratch.rows);
@@ -218,12 +221,12 @@ class RowAttention {
     }
   }
 
-  void add_tile(const Unit& u, const TileRef<const std::byte>& t, const Scratch& scratch,
-                const PartialState& state) const noexcept {
+  void add_tile(const Unit& u, const TileRef<const std::byte>& t, cpu::Ahead& ahead,
+                const Scratch& scratch, const PartialState& state) const noexcept {
     const int head_dim = view_.format.head_dim;
     const AnyCodec& codec = view_.v_codec_of(u.seq, u.head);
     if (add_kernel_) {
-      add_kernel_(codec, t.tile, t.head, scratch.scores, u.n_rows, state.acc);
+      add_kernel_(codec, t.tile, t.head, scratch.scores, u.n_rows, ahead, state.acc);
       return;
     }
     codec.decode_tile(Side::value, head_dim, t.tile, scratch.rows);

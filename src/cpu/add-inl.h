@@ -57,7 +57,13 @@ HWY_INLINE Lines value_lines(const HeadPlanes& at, int channel) {
   constexpr std::size_t kStride = kWords * kLineBytes;
   constexpr std::size_t kHighStride = kTileRows / 32 * kLineBytes;
   const auto line = static_cast<std::size_t>(channel / kLanes);
-  return {at.codes + line * kStride, kStride, kWords, at.high + line * kHighStride, kHighStride, 0};
+  return {at.codes + line * kStride,
+          kStride,
+          kWords,
+          at.high + line * kHighStride,
+          kHighStride,
+          0,
+          at.ahead};
 }
 
 /// acc += weighted sums of the channels of kCount lines from `channel` on.
@@ -133,9 +139,9 @@ struct AddPass {
 /// An AddFormat.
 template <class Decoder>
 void add_format(const TileFormat& f, const std::byte* tile, int head, const float* w, int n_q,
-                float* acc) {
+                Ahead& ahead, float* acc) {
   const Decoder decoder(f);
-  const HeadPlanes at = planes_of(f, tile, head);
+  const HeadPlanes at = planes_of(f, tile, head, ahead);
   add_queries<max_queries<Decoder>()>(f.width, w, n_q, acc, AddPass<Decoder>{decoder, at, f.width});
 }
 

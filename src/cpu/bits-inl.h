@@ -212,16 +212,16 @@ inline constexpr int kBitQueries = kN == 16 ? 4 : 2;
 
 /// A ScoreFormat and an AddFormat for codes of one bit.
 inline void score_bits(const TileFormat& f, const std::byte* tile, int head, const float* q,
-                       std::size_t q_stride, int n_q, float* scores) {
+                       std::size_t q_stride, int n_q, Ahead& ahead, float* scores) {
   const BitLevels levels(f);
-  const HeadPlanes at = planes_of(f, tile, head);
+  const HeadPlanes at = planes_of(f, tile, head, ahead);
   score_queries<kBitQueries>({q, q_stride}, n_q, scores, ScoreBitsPass{levels, at, f.width});
 }
 
 inline void add_bits(const TileFormat& f, const std::byte* tile, int head, const float* w, int n_q,
-                     float* acc) {
+                     Ahead& ahead, float* acc) {
   const BitLevels levels(f);
-  const HeadPlanes at = planes_of(f, tile, head);
+  const HeadPlanes at = planes_of(f, tile, head, ahead);
   add_queries<kBitQueries>(f.width, w, n_q, acc, AddBitsPass{levels, at, f.width});
 }
 

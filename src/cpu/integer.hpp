@@ -6,6 +6,7 @@
 
 #include "kvcodec/codec/tile_format.hpp"
 #include "kvcodec/core/config.hpp"
+#include "src/cpu/prefetch.hpp"
 
 namespace kvcodec::cpu {
 
@@ -74,10 +75,11 @@ using PrepareIntegers = void (*)(const TileFormat& format, const float* q, std::
 using ScoreIntegers = void (*)(const TileFormat& format, const IntegerLevels& levels,
                                const std::byte* tile, int head, const float* q,
                                std::size_t q_stride, const std::byte* queries, int n_q,
-                               float* scores);
+                               Ahead& ahead, float* scores);
 
 /// acc [n_q, format.width] += w [n_q, kTileRows] . rows of head `head` of a V tile.
 using AddIntegers = void (*)(const TileFormat& format, const IntegerLevels& levels,
-                             const std::byte* tile, int head, const float* w, int n_q, float* acc);
+                             const std::byte* tile, int head, const float* w, int n_q, Ahead& ahead,
+                             float* acc);
 
 }  // namespace kvcodec::cpu

@@ -56,8 +56,13 @@ HWY_INLINE void add_byte_vectors(const Bytes& decoder, const HeadPlanes& at, int
   constexpr std::size_t kHighStride = kTileRows / 32 * kLineBytes;
   const auto line = static_cast<std::size_t>(channel / kLanes);
   const auto part = vector_offset(channel);
-  const Lines lines = {at.codes + line * kStride + part,    kStride,     kWords,
-                       at.high + line * kHighStride + part, kHighStride, 0};
+  const Lines lines = {at.codes + line * kStride + part,
+                       kStride,
+                       kWords,
+                       at.high + line * kHighStride + part,
+                       kHighStride,
+                       0,
+                       at.ahead};
   VF sum[kQueries][kCount];
   sum_bytes(decoder, lines, CodeRows{w.codes[0][0], Bytes::kParts * kTileRows, kTileRows},
             Biases{w.bias[0], Bytes::kParts, 1}, sum);
@@ -109,9 +114,9 @@ struct AddBytesPass {
 /// An AddIntegers.
 template <class Bytes>
 void add_integers(const TileFormat& f, const IntegerLevels& levels, const std::byte* tile, int head,
-                  const float* w, int n_q, float* acc) {
+                  const float* w, int n_q, Ahead& ahead, float* acc) {
   const Bytes decoder(levels);
-  const HeadPlanes at = planes_of(f, tile, head);
+  const HeadPlanes at = planes_of(f, tile, head, ahead);
   byte_passes<Bytes>(n_q, AddBytesPass<Bytes>{decoder, at, f.width, levels.unit, w, acc});
 }
 

@@ -237,12 +237,15 @@ HWY_INLINE void sum_bytes(const Bytes& decoder, const Lines& lines, const CodeRo
     for (int j = 0; j < kCount; ++j) acc[i][j] = _mm256_set1_epi32(begin);
   }
   const std::int8_t* codes = m.data;
+  Fetch<static_cast<std::size_t>(kCount * kN * 4)> fetch(lines.ahead);
   for (int w = 0; w < lines.n_words; ++w, codes += 4 * Bytes::kSteps) {
     typename Bytes::Loaded x[kCount];
     KVCODEC_UNROLL
     for (int j = 0; j < kCount; ++j) x[j] = load_word<Bytes>(lines, w, j);
+    fetch.step();
     multiply_bytes<0>(decoder, x, codes, m.stride, acc);
   }
+  fetch.finish();
   KVCODEC_UNROLL
   for (int i = 0; i < kQueries; ++i) {
     KVCODEC_UNROLL

@@ -222,8 +222,8 @@ struct ScoreSignsPass {
 /// A ScoreIntegers for codes of one bit.
 inline void score_signs_integers(const TileFormat& f, const IntegerLevels&, const std::byte* tile,
                                  int head, const float*, std::size_t, const std::byte* queries,
-                                 int n_q, float* scores) {
-  const HeadPlanes at = planes_of(f, tile, head);
+                                 int n_q, Ahead& ahead, float* scores) {
+  const HeadPlanes at = planes_of(f, tile, head, ahead);
   byte_passes<SignPasses>(n_q, ScoreSignsPass{at, f.width, queries, scores});
 }
 

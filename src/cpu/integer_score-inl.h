@@ -45,7 +45,8 @@ HWY_INLINE Lines byte_key_lines(const HeadPlanes& at, int width, int row, int fi
           n / Bytes::kPerWord,
           at.high + line * high_stride + part,
           high_stride,
-          word};
+          word,
+          at.ahead};
 }
 
 template <class Bytes>
@@ -107,9 +108,9 @@ struct ScoreBytesPass {
 template <class Bytes>
 void score_integers(const TileFormat& f, const IntegerLevels& levels, const std::byte* tile,
                     int head, const float*, std::size_t, const std::byte* queries, int n_q,
-                    float* scores) {
+                    Ahead& ahead, float* scores) {
   const Bytes decoder(levels);
-  const HeadPlanes at = planes_of(f, tile, head);
+  const HeadPlanes at = planes_of(f, tile, head, ahead);
   byte_passes<Bytes>(n_q,
                      ScoreBytesPass<Bytes>{decoder, at, f.width, levels.unit,
                                            reinterpret_cast<const IntegerQuery*>(queries), scores});
@@ -178,9 +179,9 @@ struct ScoreRunPass {
 template <class Bytes>
 void score_run_integers(const TileFormat& f, const IntegerLevels& levels, const std::byte* tile,
                         int head, const float* q, std::size_t q_stride, const std::byte*, int n_q,
-                        float* scores) {
+                        Ahead& ahead, float* scores) {
   const Bytes decoder(levels);
-  const HeadPlanes at = planes_of(f, tile, head);
+  const HeadPlanes at = planes_of(f, tile, head, ahead);
   RunQueries queries;
   while (n_q > 0) {
     const int n = HWY_MIN(n_q, kMaxGqaGroup);

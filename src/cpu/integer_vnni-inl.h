@@ -191,12 +191,15 @@ HWY_INLINE void sum_bytes(const Bytes& decoder, const Lines& lines, const CodeRo
       }
     }
   }
+  Fetch<kCount * kCacheLine> fetch(lines.ahead);
   for (int w = 0; w < lines.n_words; ++w) {
     typename Bytes::Loaded x[kCount];
     KVCODEC_UNROLL
     for (int j = 0; j < kCount; ++j) x[j] = load_word<Bytes>(lines, w, j);
+    fetch.step();
     multiply_bytes<0>(decoder, x, m, static_cast<std::size_t>(w * Bytes::kPerWord), acc);
   }
+  fetch.finish();
   KVCODEC_UNROLL
   for (int i = 0; i < kQueries; ++i) {
     KVCODEC_UNROLL

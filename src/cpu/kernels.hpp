@@ -17,13 +17,14 @@ namespace kvcodec::cpu {
 
 /// scores [n_q, kTileRows] = q . rows of head `head` of a K tile that `format` describes.
 /// q [n_q, format.width], rows q_stride floats apart. Any n_q >= 1; the result of one query does not
-/// depend on the others, here and below.
+/// depend on the others, here and below. Meanwhile some of `ahead` may be asked for.
 using ScoreFormat = void (*)(const TileFormat& format, const std::byte* tile, int head,
-                             const float* q, std::size_t q_stride, int n_q, float* scores);
+                             const float* q, std::size_t q_stride, int n_q, Ahead& ahead,
+                             float* scores);
 
 /// acc [n_q, format.width] += w [n_q, kTileRows] . rows of head `head` of a V tile.
 using AddFormat = void (*)(const TileFormat& format, const std::byte* tile, int head,
-                           const float* w, int n_q, float* acc);
+                           const float* w, int n_q, Ahead& ahead, float* acc);
 
 /// The kinds of codes that kernels are compiled for.
 enum FormatKind {

@@ -69,11 +69,17 @@ void fill_integer_kernels([[maybe_unused]] Kernels& table, [[maybe_unused]] bool
 
 namespace {
 
-/// Sum of squares that is lost when levels are rounded to multiples of 1 / steps.
-float rounding_loss(const float* x, int n, float steps) noexcept {
+constexpr int kMostLevels = 16;
+
+/// To nearest, |x| <= 127. Calls of std::round would be most of the time of a short call of attention.
+int rounded(float x) noexcept { return static_cast<int>(x + 256.5f) - 256; }
+
+/// Sum of squares that is lost when levels x [kMostLevels] are rounded to multiples of 1 / steps.
+float rounding_loss(const float* x, float steps) noexcept {
+  const float unit = 1.0f / steps;
   float loss = 0.0f;
-  for (int i = 0; i < n; ++i) {
-    const float error = x[i] - std::round(x[i] * steps) / steps;
+  for (int i = 0; i < kMostLevels; ++i) {
+    const float error = x[i] - static_cast<float>(rounded(x[i] * steps)) * unit;
     loss += error * error;
   }
   return loss;
@@ -89,31 +95,30 @@ IntegerLevels integer_levels(const TileFormat& f, int steps) noexcept {
   }
   const int n = 1 << f.bits;
   const float center = f.zero_offset == 0 ? 0.0f : 0.5f * (f.table[0] + f.table[n - 1]);
-  float x[16];
+  float x[kMostLevels];  // over and over
   float largest = 0.0f;
-  for (int i = 0; i < n; ++i) {
-    x[i] = f.table[i] - center;
+  for (int i = 0; i < kMostLevels; ++i) {
+    x[i] = f.table[i % n] - center;
     largest = std::fmax(largest, std::fabs(x[i]));
   }
   // Fewer steps may fit the levels better; evenly spaced ones are exact with whole steps to 1.
   const float most = static_cast<float>(steps) / largest;
   float best = most;
-  float least = rounding_loss(x, n, most);
+  float least = rounding_loss(x, most);
   const auto consider = [&](float candidate) {
-    const float loss = rounding_loss(x, n, candidate);
+    const float loss = rounding_loss(x, candidate);
     if (loss < least) {
       least = loss;
       best = candidate;
     }
   };
-  constexpr int kCandidates = 128;
+  constexpr int kCandidates = 64;
   for (int i = 1; i < kCandidates; ++i) {
     consider(most * (1.0f - 0.5f * static_cast<float>(i) / kCandidates));
   }
   if (std::floor(most) >= 1.0f) consider(std::floor(most));
   for (int i = 0; i < 64; ++i) {
-    out.bytes[i] =
-        static_cast<std::uint8_t>(static_cast<float>(steps + 1) + std::round(x[i % n] * best));
+    out.bytes[i] = static_cast<std::uint8_t>(steps + 1 + rounded(x[i % kMostLevels] * best));
   }
   out.unit = 1.0f / best;
   return out;

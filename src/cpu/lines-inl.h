@@ -24,6 +24,7 @@
 
 #include "hwy/highway.h"
 #include "kvcodec/core/config.hpp"
+#include "prefetch.hpp"
 
 // Loops over a pass's accumulators must disappear for them to live in registers. -O3 sees to that by
 // itself, -O2 does not (measured: five times slower).
@@ -107,6 +108,34 @@ struct Lines {
   const std::uint8_t* high;
   std::size_t high_stride;
   int first_word;
+  Ahead* ahead = nullptr;  ///< what to fetch meanwhile
+};
+
+/// Fetches ahead, kBytes per step of a kernel; a local copy of the cursor lives in registers.
+template <std::size_t kBytes>
+class Fetch {
+ public:
+  HWY_INLINE explicit Fetch(Ahead* ahead) : ahead_(ahead), at_(nullptr), end_(nullptr) {
+    if (ahead == nullptr) return;
+    at_ = ahead->at;
+    end_ = ahead->end;
+  }
+
+  HWY_INLINE void step() {
+    if (at_ >= end_) return;
+    KVCODEC_UNROLL
+    for (std::size_t i = 0; i < kBytes; i += kCacheLine) __builtin_prefetch(at_ + i, 0, 2);
+    at_ += kBytes;
+  }
+
+  HWY_INLINE void finish() {
+    if (ahead_ != nullptr) ahead_->at = at_;
+  }
+
+ private:
+  Ahead* ahead_;
+  const std::byte* at_;
+  const std::byte* end_;
 };
 
 /// Bytes from the start of a line to the vector of lane `lane`, a multiple of N; 0 for the first of a line.
@@ -173,12 +202,15 @@ HWY_INLINE void multiply_lines_here(const Decoder& decoder, const Lines& lines,
   }
   const std::uint8_t* line = lines.data;
   const float* multipliers = m.data;
+  Fetch<kLineCount * kCacheLine> fetch(lines.ahead);
   for (int w = 0; w < lines.n_words; ++w, line += kLineBytes, multipliers += Decoder::kPerWord) {
     typename Decoder::Loaded x[kSlots];
     KVCODEC_UNROLL
     for (int s = 0; s < kSlots; ++s) x[s] = load_slot(decoder, lines, w, line, s);
+    fetch.step();
     multiply_steps<0>(decoder, x, multipliers, m.stride, acc);
   }
+  fetch.finish();
   KVCODEC_UNROLL
   for (int i = 0; i < kQueries; ++i) {
     KVCODEC_UNROLL

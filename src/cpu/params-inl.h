@@ -36,18 +36,20 @@ struct HeadPlanes {
   const std::uint8_t* codes;
   const std::uint8_t* high;  ///< of 3-bit codes: the plane of high bits
   Params params;
+  Ahead* ahead;
 };
 
 /// A group inside a head gives several segments, of which the last may be short; one that spans
 /// heads gives one. Offsets are computed here rather than by members of TileLayout: those are shared
 /// inline functions, which a file compiled for several instruction sets must not emit.
-HWY_INLINE HeadPlanes planes_of(const TileFormat& f, const std::byte* tile, int head) {
+HWY_INLINE HeadPlanes planes_of(const TileFormat& f, const std::byte* tile, int head,
+                                Ahead& ahead) {
   const auto* data = reinterpret_cast<const std::uint8_t*>(tile);
   const int low_bits = f.bits == 3 ? 2 : f.bits;
   const auto plane = static_cast<std::size_t>((f.width * low_bits + 31) / 32 * 4 * kTileRows);
   const auto high =
       f.bits == 3 ? static_cast<std::size_t>((f.width + 31) / 32 * 4 * kTileRows) : std::size_t{0};
-  HeadPlanes at = {data + static_cast<std::size_t>(head) * (plane + high), nullptr, {}};
+  HeadPlanes at = {data + static_cast<std::size_t>(head) * (plane + high), nullptr, {}, &ahead};
   at.high = at.codes + plane;
   Params& p = at.params;
   p.stored = f.stored;

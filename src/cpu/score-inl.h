@@ -78,7 +78,8 @@ HWY_INLINE Lines key_lines(const HeadPlanes& at, int width, int row, int first, 
           n / Decoder::kPerWord,
           at.high + line * high_stride,
           high_stride,
-          word};
+          word,
+          at.ahead};
 }
 
 /// Scores of all 64 keys for kQueries queries.
@@ -185,9 +186,9 @@ struct ScoreRunsPass {
 /// A ScoreFormat.
 template <class Decoder>
 void score_format(const TileFormat& f, const std::byte* tile, int head, const float* q,
-                  std::size_t q_stride, int n_q, float* scores) {
+                  std::size_t q_stride, int n_q, Ahead& ahead, float* scores) {
   const Decoder decoder(f);
-  const HeadPlanes at = planes_of(f, tile, head);
+  const HeadPlanes at = planes_of(f, tile, head, ahead);
   score_queries<max_queries<Decoder>()>({q, q_stride}, n_q, scores,
                                         ScorePass<Decoder>{decoder, at, f.width});
 }
@@ -195,9 +196,9 @@ void score_format(const TileFormat& f, const std::byte* tile, int head, const fl
 /// A ScoreFormat for formats with runs.
 template <class Decoder>
 void score_runs(const TileFormat& f, const std::byte* tile, int head, const float* q,
-                std::size_t q_stride, int n_q, float* scores) {
+                std::size_t q_stride, int n_q, Ahead& ahead, float* scores) {
   const Decoder decoder(f);
-  const HeadPlanes at = planes_of(f, tile, head);
+  const HeadPlanes at = planes_of(f, tile, head, ahead);
   score_queries<max_queries<Decoder>()>({q, q_stride}, n_q, scores,
                                         ScoreRunsPass<Decoder>{decoder, at, f.width, f.run});
 }

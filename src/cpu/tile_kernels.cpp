@@ -144,13 +144,14 @@ void KeyKernel::prepare(const AnyCodec& codec, const float* q, int n_q,
 }
 
 void KeyKernel::operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* q,
-                           std::byte* bytes, int n_q, float* scores) const noexcept {
+                           std::byte* bytes, int n_q, Ahead& ahead, float* scores) const noexcept {
   switch (reading_) {
     case TileReading::integer:
-      score_integers_(format_, levels_, tile, head, q + q_skip_, q_stride_, bytes, n_q, scores);
+      score_integers_(format_, levels_, tile, head, q + q_skip_, q_stride_, bytes, n_q, ahead,
+                      scores);
       return;
     case TileReading::format:
-      score_(format_, tile, head, q + q_skip_, q_stride_, n_q, scores);
+      score_(format_, tile, head, q + q_skip_, q_stride_, n_q, ahead, scores);
       return;
     case TileReading::integer_sketch:
       table_.score_sketch_integers(sketch_of(*codec.as<Qjl>()), head_dim_, tile, q, bytes, n_q,
@@ -186,10 +187,12 @@ ValueKernel::ValueKernel(const Kernels& table, const AnyCodec& codec, int head_d
 }
 
 void ValueKernel::operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* w,
-                             int n_q, float* acc) const noexcept {
+                             int n_q, Ahead& ahead, float* acc) const noexcept {
   switch (reading_) {
-    case TileReading::format: add_(format_, tile, head, w, n_q, acc); return;
-    case TileReading::integer: add_integers_(format_, levels_, tile, head, w, n_q, acc); return;
+    case TileReading::format: add_(format_, tile, head, w, n_q, ahead, acc); return;
+    case TileReading::integer:
+      add_integers_(format_, levels_, tile, head, w, n_q, ahead, acc);
+      return;
     case TileReading::codebook:
       table_.add_codebook(codebook_of(*codec.as<Codebook>()), head_dim_, tile, w, n_q, acc);
       return;

@@ -41,9 +41,9 @@ class KeyKernel {
 
   /// scores [n_q, kTileRows] = q . rows of head `head` of the tile; q [n_q, query_width] prepared
   /// queries, `bytes` what prepare() made of them and calls may change. `codec` is the one of the constructor, or one that
-  /// differs in its tables.
+  /// differs in its tables. Kernels of formats ask for some of `ahead`.
   void operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* q,
-                  std::byte* bytes, int n_q, float* scores) const noexcept;
+                  std::byte* bytes, int n_q, Ahead& ahead, float* scores) const noexcept;
 
  private:
   TileReading reading_ = TileReading::decoded;
@@ -67,9 +67,9 @@ class ValueKernel {
   explicit operator bool() const noexcept { return reading_ != TileReading::decoded; }
   TileReading reading() const noexcept { return reading_; }
 
-  /// acc [n_q, head_dim] += w [n_q, kTileRows] . rows of head `head` of the tile.
+  /// acc [n_q, head_dim] += w [n_q, kTileRows] . rows of head `head` of the tile; `ahead` as above.
   void operator()(const AnyCodec& codec, const std::byte* tile, int head, const float* w, int n_q,
-                  float* acc) const noexcept;
+                  Ahead& ahead, float* acc) const noexcept;
 
  private:
   TileReading reading_ = TileReading::decoded;

@@ -125,7 +125,8 @@ TEST_P(IntegerKernels, ScoresAreTheProductsUpToRounding) {
       const std::string what =
           codec.name() + " head_dim " + std::to_string(head_dim) + " n_q " + std::to_string(n_q);
       std::vector<float> scores(at(n_q, kTileRows), NAN);
-      kernel(codec, tile.bytes.data(), head, prepared.data(), bytes, n_q, scores.data());
+      cpu::Ahead ahead;
+      kernel(codec, tile.bytes.data(), head, prepared.data(), bytes, n_q, ahead, scores.data());
       for (int i = 0; i < n_q; ++i) {
         for (int row = 0; row < kTileRows; ++row) {
           Bound bound(level_steps(format.bits));
@@ -137,7 +138,7 @@ TEST_P(IntegerKernels, ScoresAreTheProductsUpToRounding) {
         }
         std::vector<float> alone(kTileRows);
         kernel(codec, tile.bytes.data(), head, &prepared[at(i, width)],
-               bytes + static_cast<std::size_t>(i) * of_query, 1, alone.data());
+               bytes + static_cast<std::size_t>(i) * of_query, 1, ahead, alone.data());
         ASSERT_TRUE(std::equal(alone.begin(), alone.end(), &scores[at(i, kTileRows)]))
             << what << ": query " << i << " depends on the others";
       }
@@ -160,7 +161,8 @@ TEST_P(IntegerKernels, SumsAreTheProductsUpToRounding) {
       const std::string what =
           codec.name() + " head_dim " + std::to_string(head_dim) + " n_q " + std::to_string(n_q);
       std::vector<float> acc = before;
-      kernel(codec, tile.bytes.data(), head, w.data(), n_q, acc.data());
+      cpu::Ahead ahead;
+      kernel(codec, tile.bytes.data(), head, w.data(), n_q, ahead, acc.data());
       std::vector<float> alone = before;
       for (int i = 0; i < n_q; ++i) {
         for (int c = 0; c < head_dim; ++c) {
@@ -178,7 +180,8 @@ TEST_P(IntegerKernels, SumsAreTheProductsUpToRounding) {
                            static_cast<double>(before[at(i, head_dim) + at(c, 1)]),
                        what);
         }
-        kernel(codec, tile.bytes.data(), head, &w[at(i, kTileRows)], 1, &alone[at(i, head_dim)]);
+        kernel(codec, tile.bytes.data(), head, &w[at(i, kTileRows)], 1, ahead,
+               &alone[at(i, head_dim)]);
       }
       ASSERT_EQ(alone, acc) << what << ": a query depends on the others";
     }

@@ -156,16 +156,37 @@ struct Shape {
   }
 };
 
+/// Whether the product of lines reads the codes: tables of partial sums read those of one bit.
+bool has_lines(const AnyCodec& codec) {
+  TileFormat f;
+  return codec.tile_format(Side::value, 128, f) && f.bits > 1;
+}
+
+/// What a kernel may have asked for of a tile ahead: as it reads codes line by line, most of the tile, and
+/// nothing far behind it.
+void expect_fetched(const cpu::Ahead& ahead, const Tile& tile, const std::string& what) {
+  const auto n = ahead.at - tile.bytes.data();
+  const auto size = static_cast<std::ptrdiff_t>(tile.bytes.size());
+  EXPECT_LT(n, size + 4 * static_cast<std::ptrdiff_t>(cpu::kCacheLine)) << what;
+  if (std::string(cpu_isa()) != "scalar") EXPECT_GT(n, 0) << what;
+}
+
 void check_score(const Shape& s, const Tile& tile) {
   const cpu::KeyKernel kernel(cpu::kernels(), s.codec, s.head_dim);
   if (std::string(cpu_isa()) != "scalar") {
     ASSERT_GE(kernel.reading(), cpu::TileReading::format) << s.text(1) << ": no fast path";
   }
   const auto score = [&](const float* q, int n_q, float* scores) {
-    if (kernel) kernel(s.codec, tile.bytes.data(), s.head, q, nullptr, n_q, scores);
-    else
+    cpu::Ahead ahead{tile.bytes.data(), tile.bytes.data() + tile.bytes.size()};
+    if (kernel) {
+      kernel(s.codec, tile.bytes.data(), s.head, q, nullptr, n_q, ahead, scores);
+    } else {
       s.codec.functions().score_tile(s.codec.value(), s.head_dim, tile.bytes.data(), s.head, q, n_q,
                                      scores);
+    }
+    if (kernel.reading() == cpu::TileReading::format && has_lines(s.codec)) {
+      expect_fetched(ahead, tile, s.text(n_q));
+    }
   };
   const int width = s.codec.query_width(s.head_dim);
   const std::vector<float> q = gaussian(cells(16, s.head_dim), 2);
@@ -193,10 +214,16 @@ void check_add(const Shape& s, const Tile& tile) {
     ASSERT_GE(kernel.reading(), cpu::TileReading::format) << s.text(1) << ": no fast path";
   }
   const auto add = [&](const float* w, int n_q, float* acc) {
-    if (kernel) kernel(s.codec, tile.bytes.data(), s.head, w, n_q, acc);
-    else
+    cpu::Ahead ahead{tile.bytes.data(), tile.bytes.data() + tile.bytes.size()};
+    if (kernel) {
+      kernel(s.codec, tile.bytes.data(), s.head, w, n_q, ahead, acc);
+    } else {
       s.codec.functions().add_tile(s.codec.value(), s.head_dim, tile.bytes.data(), s.head, w, n_q,
                                    acc);
+    }
+    if (kernel.reading() == cpu::TileReading::format && has_lines(s.codec)) {
+      expect_fetched(ahead, tile, s.text(n_q));
+    }
   };
   std::vector<float> w = gaussian(cells(16, kTileRows), 4);
   for (float& value : w) value = value > 1.0f ? 0.0f : std::abs(value);

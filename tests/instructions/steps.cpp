@@ -30,10 +30,14 @@ extern "C" [[gnu::noinline]] void measured_step(kvcodec::StepMemory& s) {
   const cpu::Kernels& table = cpu::kernels();
   const cpu::KeyKernel score(table, s.codec, kDim);
   const cpu::ValueKernel add(table, s.codec, kDim);
-  score(s.codec, s.k.data(), 0, s.q.data(), nullptr, kQueries, s.scores.data());
+  cpu::Ahead keys{s.k.data(), s.k.data() + s.k.size()};
+  score(s.codec, s.k.data(), 0, s.q.data(), nullptr, kQueries, keys, s.scores.data());
+  keys.finish();
   table.softmax_tile(kQueries, kDim, 0.088f, 0.0f, nullptr, s.scores.data(), s.m.data(), s.l.data(),
                      s.acc.data());
-  add(s.codec, s.v.data(), 0, s.scores.data(), kQueries, s.acc.data());
+  cpu::Ahead values{s.v.data(), s.v.data() + s.v.size()};
+  add(s.codec, s.v.data(), 0, s.scores.data(), kQueries, values, s.acc.data());
+  values.finish();
 }
 
 namespace kvcodec {
