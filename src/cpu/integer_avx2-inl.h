@@ -114,24 +114,6 @@ struct Table3Bytes : ByteTable<2, 2> {
   }
 };
 
-/// Codes of one bit as levels -1 and 1, up to the unit: bytes 0 and 2.
-struct SignBytes {
-  using Loaded = __m256i;
-  static constexpr int kPerWord = 32;
-  static constexpr int kSteps = 8;
-  static constexpr int kParts = 1;
-  static constexpr int kFlush = 4;
-  static constexpr bool kHighPlane = false;
-
-  template <int kStep>
-  HWY_INLINE __m256i bytes(__m256i word) const {
-    const __m256i moved = kStep == 0   ? _mm256_add_epi32(word, word)
-                          : kStep == 1 ? word
-                                       : _mm256_srli_epi32(word, kStep - 1);
-    return _mm256_and_si256(moved, _mm256_set1_epi8(2));
-  }
-};
-
 /// Codes that are the levels themselves, as 16-bit integers: first the even ones of a word, then the odd
 /// ones. Only formats with zeros have codes without a sign; their levels are code - 128.
 template <bool kSigned>
@@ -196,23 +178,21 @@ HWY_INLINE void multiply_bytes(const Bytes& decoder, const typename Bytes::Loade
                                const std::int8_t* m, std::size_t m_stride,
                                __m256i (&acc)[kQueries][kCount]) {
   constexpr int kFlush = Bytes::kFlush;
-  __m256i levels[kCount][kFlush];
   KVCODEC_UNROLL
-  for (int j = 0; j < kCount; ++j) decode_steps<kStep, 0>(decoder, x[j], levels[j]);
-  KVCODEC_UNROLL
-  for (int i = 0; i < kQueries; ++i) {
-    const std::int8_t* codes = m + static_cast<std::size_t>(i) * m_stride + 4 * kStep;
+  for (int j = 0; j < kCount; ++j) {
+    __m256i levels[kFlush];
+    decode_steps<kStep, 0>(decoder, x[j], levels);
     KVCODEC_UNROLL
-    for (int j = 0; j < kCount; ++j) {
+    for (int i = 0; i < kQueries; ++i) {
+      const std::int8_t* codes = m + static_cast<std::size_t>(i) * m_stride + 4 * kStep;
       __m256i sum;
       if constexpr (Bytes::kParts == 2) {
-        sum = _mm256_madd_epi16(levels[j][0], four_codes(codes));
+        sum = _mm256_madd_epi16(levels[0], four_codes(codes));
       } else {
-        sum = _mm256_maddubs_epi16(levels[j][0], four_codes(codes));
+        sum = _mm256_maddubs_epi16(levels[0], four_codes(codes));
         KVCODEC_UNROLL
         for (int f = 1; f < kFlush; ++f) {
-          sum =
-              _mm256_add_epi16(sum, _mm256_maddubs_epi16(levels[j][f], four_codes(codes + 4 * f)));
+          sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(levels[f], four_codes(codes + 4 * f)));
         }
         sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
       }

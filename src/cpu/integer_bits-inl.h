@@ -1,7 +1,7 @@
-// Scores of codes of one bit in integers. With AVX-512 a nibble of a word's byte b selects one of the 16
-// possible sums of four levels times their multipliers, rounded to bytes: a vector of 64 bytes holds the
-// tables of all four bytes, so one lookup serves 16 codes of 16 keys and one product with ones adds them.
-// AVX2 has one table per 16 bytes only; there codes are levels of -1 and 1 times multipliers in bytes.
+// Scores of codes of one bit in integers: a nibble of a word's byte b selects one of the 16 possible sums of
+// four levels times their multipliers, rounded to bytes. With AVX-512 a vector of 64 bytes holds the tables
+// of all four bytes, so one lookup serves 16 codes of 16 keys and one product with ones adds them. With
+// AVX2 a lookup knows one table, so words of 32 keys are first parted into their bytes b.
 
 #if defined(KVCODEC_CPU_INTEGER_BITS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVCODEC_CPU_INTEGER_BITS_INL_H_
@@ -17,6 +17,10 @@
 KVCODEC_BEFORE_INTEGERS();
 namespace kvcodec::cpu::HWY_NAMESPACE {
 
+/// Elements of a table, and bytes of it.
+inline constexpr int kTableCodes = 16;
+inline constexpr int kTableBytes = 64;
+
 /// What put_signs_query() wrote for query i: at data + i * stride.
 struct SignRows {
   const std::uint8_t* data;
@@ -25,36 +29,134 @@ struct SignRows {
 
 #if HWY_TARGET == HWY_AVX2
 
-/// Codes [n] of x [n], n a multiple of 32, and their bias to `bytes`. Returns the unit of sum_signs().
-HWY_INLINE float put_signs_query(const BitLevels& levels, float, const float* x, int n,
-                                 std::uint8_t* bytes) {
-  HWY_ALIGN float level[kN];
-  hn::Store(levels.bit[0], DF(), level);  // of codes 0 and 1
-  const float half = 0.5f * (level[1] - level[0]);
-  const float middle = 0.5f * (level[1] + level[0]);
-  std::int32_t bias;
-  const float unit = quantize<1, 1>(x, n, reinterpret_cast<std::int8_t*>(bytes), 0, &bias) * half;
-  if (middle != 0.0f && unit != 0.0f) {
-    bias += hn::GetLane(hn::NearestInt(hn::Set(DF(), middle * sum_of(x, n) / unit)));
-  }
-  std::memcpy(bytes + n, &bias, sizeof(bias));
-  return unit;
+/// Vectors of keys that are looked up together, and queries.
+inline constexpr int kSignVectors = 4;
+inline constexpr int kSignQueries = 4;
+
+/// The two vectors of 16 entries of one byte's table: sums of the levels that the bits of their number
+/// select, times x [4 * k] for bit k.
+HWY_INLINE void put_table(const BitLevels& levels, const float (&level)[2], const float* x,
+                          std::uint8_t* table) {
+  VF low = hn::Set(DF(), 128.0f);
+  KVCODEC_UNROLL
+  for (int k = 0; k < 3; ++k) low = hn::MulAdd(hn::Set(DF(), x[4 * k]), levels.bit[k], low);
+  const VF high = hn::Add(low, hn::Set(DF(), x[12] * level[1]));
+  low = hn::Add(low, hn::Set(DF(), x[12] * level[0]));
+  const __m256i words = _mm256_permute4x64_epi64(
+      _mm256_packs_epi32(_mm256_cvtps_epi32(low.raw), _mm256_cvtps_epi32(high.raw)), 0xd8);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(table),
+      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
 
-/// sum[i][j] = products of vector j's codes with query i, in units of put_signs_query().
+/// Tables [n / 16, kTableBytes] of x [n], n a multiple of 32, to `tables`. Returns the unit of sum_signs().
+HWY_INLINE float put_signs_query(const BitLevels& levels, float largest_level, const float* x,
+                                 int n, std::uint8_t* tables) {
+  VF top = hn::Zero(DF());
+  VF nan = hn::Zero(DF());
+  for (int e = 0; e < n; e += kTableCodes) {
+    const VF first = hn::LoadU(DF(), x + e);
+    const VF second = hn::LoadU(DF(), x + e + kN);
+    nan = hn::MulAdd(first, hn::Zero(DF()), hn::MulAdd(second, hn::Zero(DF()), nan));
+    // Elements 4 k + b, k = 0..3, share an entry of byte b.
+    const VF sum = hn::Add(hn::Abs(first), hn::Abs(second));
+    top = hn::Max(top, hn::Add(sum, VF{_mm256_permute2f128_ps(sum.raw, sum.raw, 1)}));
+  }
+  const float largest = largest_level * hn::GetLane(hn::MaxOfLanes(DF(), top)) +
+                        hn::GetLane(hn::SumOfLanes(DF(), nan));
+  const bool tiny = largest < kTinyMultiplier;
+  const VF inverse = hn::Set(DF(), tiny ? 0.0f : 127.0f / largest);
+  HWY_ALIGN float of_codes[kN];
+  hn::Store(levels.bit[0], DF(), of_codes);
+  const float level[2] = {of_codes[0], of_codes[1]};
+  HWY_ALIGN float scaled[kTableCodes];
+  for (int e = 0; e < n; e += kTableCodes, tables += kTableBytes) {
+    hn::Store(hn::Mul(hn::LoadU(DF(), x + e), inverse), DF(), scaled);
+    hn::Store(hn::Mul(hn::LoadU(DF(), x + e + kN), inverse), DF(), scaled + kN);
+    KVCODEC_UNROLL
+    for (int b = 0; b < 4; ++b) put_table(levels, level, scaled + b, tables + 16 * b);
+  }
+  return tiny ? 0.0f : largest / 127.0f;
+}
+
+/// Byte b of word w of 32 keys, b = 0..3: in byte[b] of the low half those of keys 8 j + 0..3, j = 0..3, in
+/// the high half those of keys 8 j + 4..7.
+HWY_INLINE void load_sign_bytes(const Lines& lines, int w, __m256i (&byte)[4]) {
+  const __m256i order = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4,
+                                         8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  __m256i x[kSignVectors];
+  KVCODEC_UNROLL
+  for (int j = 0; j < kSignVectors; ++j) {
+    x[j] = _mm256_shuffle_epi8(load_word<TableBytes<2>>(lines, w, j), order);
+  }
+  const __m256i a = _mm256_unpacklo_epi32(x[0], x[1]);
+  const __m256i b = _mm256_unpacklo_epi32(x[2], x[3]);
+  const __m256i c = _mm256_unpackhi_epi32(x[0], x[1]);
+  const __m256i d = _mm256_unpackhi_epi32(x[2], x[3]);
+  byte[0] = _mm256_unpacklo_epi64(a, b);
+  byte[1] = _mm256_unpackhi_epi64(a, b);
+  byte[2] = _mm256_unpacklo_epi64(c, d);
+  byte[3] = _mm256_unpackhi_epi64(c, d);
+}
+
+/// Adds entries of every query's table to its sums: 16 bits each, of even bytes less 256 times odd ones, and
+/// of odd bytes.
+template <int kQueries>
+HWY_INLINE void look_up_signs(__m256i index, const SignRows& tables, int offset,
+                              __m256i (&acc)[kQueries][2]) {
+  KVCODEC_UNROLL
+  for (int i = 0; i < kQueries; ++i) {
+    const std::uint8_t* table = tables.data + static_cast<std::size_t>(i) * tables.stride + offset;
+    const __m256i entry = _mm256_shuffle_epi8(
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))),
+        index);
+    acc[i][0] = _mm256_add_epi16(acc[i][0], entry);
+    acc[i][1] = _mm256_add_epi16(acc[i][1], _mm256_srli_epi16(entry, 8));
+  }
+}
+
+/// sum[i][j] = products of vector j's codes with query i, in units of put_signs_query(): at most 256 entries
+/// of 8 bits each fill 16 bits.
 template <int kQueries, int kCount>
-HWY_INLINE void sum_signs(const Lines& lines, const SignRows& rows, VF (&sum)[kQueries][kCount]) {
-  const auto* bias = reinterpret_cast<const std::int32_t*>(rows.data + 32 * lines.n_words);
-  sum_bytes(SignBytes(), lines,
-            CodeRows{reinterpret_cast<const std::int8_t*>(rows.data), rows.stride, 0},
-            Biases{bias, rows.stride / sizeof(*bias), 0}, sum);
+HWY_INLINE void sum_signs(const Lines& lines, const SignRows& tables, VF (&sum)[kQueries][kCount]) {
+  static_assert(kCount == kSignVectors && kMaxSketchDim <= 4 * 256);
+  const __m256i nibble = _mm256_set1_epi8(15);
+  __m256i acc[kQueries][2];
+  KVCODEC_UNROLL
+  for (int i = 0; i < kQueries; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
+  Fetch<2 * kCacheLine> fetch(lines.ahead);
+  for (int w = 0; w < lines.n_words; ++w) {
+    __m256i byte[4];
+    load_sign_bytes(lines, w, byte);
+    fetch.step();
+    KVCODEC_UNROLL
+    for (int b = 0; b < 4; ++b) {
+      const int table = 2 * w * kTableBytes + 16 * b;
+      look_up_signs(_mm256_and_si256(byte[b], nibble), tables, table, acc);
+      look_up_signs(_mm256_and_si256(_mm256_srli_epi16(byte[b], 4), nibble), tables,
+                    table + kTableBytes, acc);
+    }
+  }
+  fetch.finish();
+  const __m256i bias = _mm256_set1_epi32(-128 * 8 * lines.n_words);
+  KVCODEC_UNROLL
+  for (int i = 0; i < kQueries; ++i) {
+    const __m256i even = _mm256_sub_epi16(acc[i][0], _mm256_slli_epi16(acc[i][1], 8));
+    const __m256i pairs[2] = {
+        _mm256_permute4x64_epi64(_mm256_unpacklo_epi16(even, acc[i][1]), 0xd8),
+        _mm256_permute4x64_epi64(_mm256_unpackhi_epi16(even, acc[i][1]), 0xd8)};
+    KVCODEC_UNROLL
+    for (int j = 0; j < kSignVectors; ++j) {
+      const __m128i words = j % 2 == 0 ? _mm256_castsi256_si128(pairs[j / 2])
+                                       : _mm256_extracti128_si256(pairs[j / 2], 1);
+      sum[i][j] = VF{_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_cvtepu16_epi32(words), bias))};
+    }
+  }
 }
 
 #else
 
-/// Elements of a table, and bytes of it.
-inline constexpr int kTableCodes = 16;
-inline constexpr int kTableBytes = 64;
+inline constexpr int kSignQueries = 8;
 
 /// Tables [n / 16, kTableBytes] of x [n], n a multiple of 32, to `tables`. Returns the unit of sum_signs().
 HWY_INLINE float put_signs_query(const BitLevels& levels, float largest_level, const float* x,
@@ -136,13 +238,26 @@ HWY_INLINE void sum_signs(const Lines& lines, const SignRows& tables, VF (&sum)[
 
 #endif
 
-/// Bytes per element of a query.
-inline constexpr int kSignBytes = 4;
+/// Bytes of a query's tables per element.
+inline constexpr int kSignBytes = kTableBytes / kTableCodes;
 
-/// As a decoder: what says how many queries and vectors share a pass.
-struct SignPasses {
-  static constexpr int kParts = 1;
-};
+/// Vectors of a pass of kQueries queries.
+template <int kQueries>
+constexpr int sign_vectors() {
+  return HWY_TARGET == HWY_AVX2 || kQueries <= 4 ? 4 : 2;
+}
+
+/// pass.run<n>(i) for any number of queries.
+template <class Pass>
+HWY_INLINE void sign_passes(int n_q, const Pass& pass) {
+  int i = 0;
+  if constexpr (kSignQueries >= 8) {
+    for (; n_q - i >= 8; i += 8) pass.template run<8>(i);
+  }
+  for (; n_q - i >= 4; i += 4) pass.template run<4>(i);
+  for (; n_q - i >= 2; i += 2) pass.template run<2>(i);
+  if (n_q - i >= 1) pass.template run<1>(i);
+}
 
 // ---- Formats ----
 
@@ -177,7 +292,7 @@ struct ScoreSignsPass {
 
   template <int kQueries>
   HWY_INLINE void run(int first_query) const {
-    constexpr int kCount = byte_vectors<SignPasses, kQueries>();
+    constexpr int kCount = sign_vectors<kQueries>();
     const Params& p = at.params;
     const std::size_t stride = bit_query_bytes(width);
     const std::size_t line_stride = static_cast<std::size_t>(width / 32) * kLineBytes;
@@ -224,7 +339,7 @@ inline void score_signs_integers(const TileFormat& f, const IntegerLevels&, cons
                                  int head, const float*, std::size_t, const std::byte* queries,
                                  int n_q, Ahead& ahead, float* scores) {
   const HeadPlanes at = planes_of(f, tile, head, ahead);
-  byte_passes<SignPasses>(n_q, ScoreSignsPass{at, f.width, queries, scores});
+  sign_passes(n_q, ScoreSignsPass{at, f.width, queries, scores});
 }
 
 }  // namespace kvcodec::cpu::HWY_NAMESPACE

@@ -65,7 +65,7 @@ struct ScoreSketchBytesPass {
 
   template <int kQueries>
   HWY_INLINE void run(int first) const {
-    constexpr int kCount = HWY_MIN((byte_vectors<SignPasses, kQueries>()), 2 * kVectors);
+    constexpr int kCount = HWY_MIN(sign_vectors<kQueries>(), 2 * kVectors);
     for (int at = row; at < row + 2 * kLanes; at += kCount * kN)
       vectors<kQueries, kCount>(first, at);
   }
@@ -124,7 +124,7 @@ inline void score_sketch_integers(const SketchTiles& t, int head_dim, const std:
         split_bytes(split, levels, t, query, channels, sketch_query(t, queries, i));
       }
     }
-    byte_passes<SignPasses>(n_q, ScoreSketchBytesPass{t, head_dim, bytes, q, queries, row, scores});
+    sign_passes(n_q, ScoreSketchBytesPass{t, head_dim, bytes, q, queries, row, scores});
   }
 }
 

@@ -168,7 +168,9 @@ void expect_fetched(const cpu::Ahead& ahead, const Tile& tile, const std::string
   const auto n = ahead.at - tile.bytes.data();
   const auto size = static_cast<std::ptrdiff_t>(tile.bytes.size());
   EXPECT_LT(n, size + 4 * static_cast<std::ptrdiff_t>(cpu::kCacheLine)) << what;
-  if (std::string(cpu_isa()) != "scalar") EXPECT_GT(n, 0) << what;
+  if (std::string(cpu_isa()) != "scalar") {
+    EXPECT_GT(n, 0) << what;
+  }
 }
 
 void check_score(const Shape& s, const Tile& tile) {
