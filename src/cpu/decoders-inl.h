@@ -6,6 +6,7 @@
 //   kChains     sums that one accumulator is split into, step by step in turn
 //   kWanted     accumulators of a pass to aim for
 //   kHighPlane  whether load() also takes a line of high bits
+//   kFours      whether values come by four_values<step>(loaded, values), kChains being 1
 //   load(line, slot)       reads one slot of a line
 //   value<step>(loaded)    f32 values of one step
 //   multiplier<step>(m)    what they are multiplied with; m points at the word's first multiplier
@@ -39,6 +40,7 @@ struct WordDecoder {
   static constexpr int kChains = kSteps >= 2 && kN == 16 ? 2 : 1;
   static constexpr int kWanted = kAccumulators;
   static constexpr bool kHighPlane = false;
+  static constexpr bool kFours = false;
 
   HWY_INLINE VU load(const std::uint8_t* line, int slot) const { return load_words(line, slot); }
   template <int kStep>
@@ -111,11 +113,13 @@ struct Levels {
     HWY_ALIGN float repeated[kLanes];
     for (int i = 0; i < kLanes; ++i) repeated[i] = f.table[i % kCount] - center;
     low = hn::Load(DF(), repeated);
-    high = hn::Load(DF(), repeated + kLanes - kN);
   }
 
   /// Of codes that stand in the low bits of words; the others may be anything.
   HWY_INLINE VF operator()(VU code) const {
+#if HWY_TARGET == HWY_AVX2
+    if constexpr (kCount == 4) return VF{_mm256_permutevar_ps(low.raw, code.raw)};
+#endif
     if constexpr (kCount <= kN) {
       return lookup(low, code);
     } else {
@@ -128,28 +132,17 @@ struct Levels {
   float center;
   const float* levels;
   VF low;
-  VF high;
 };
 
 template <int kBits>
 struct TableDecoder : WordDecoder<kBits> {
-  static constexpr bool kSplit = kBits == 4 && kN == 8;
-  /// A split table takes two registers of 16, and each value two more on its way.
   static constexpr int kWanted = kBits == 4 && kN < 16 ? 4 : kAccumulators;
 
   HWY_INLINE explicit TableDecoder(const TileFormat& f) : levels(f) {}
 
   template <int kStep>
   HWY_INLINE VF value(VU word) const {
-    constexpr int kShift = 8 * (kStep % 4) + kBits * (kStep / 4);
-    const VU shifted = hn::ShiftRight<kShift>(word);
-    if constexpr (kSplit) {
-      const VF bit3 = hn::BitCast(DF(), hn::ShiftLeft<28 - kShift>(word));  // as the sign
-      return hn::IfNegativeThenElse(bit3, lookup(levels.high, shifted),
-                                    lookup(levels.low, shifted));
-    } else {
-      return levels(shifted);
-    }
+    return levels(hn::ShiftRight<8 * (kStep % 4) + kBits*(kStep / 4)>(word));
   }
 
   Levels<kBits> levels;
@@ -177,6 +170,15 @@ struct Table3Decoder : WordDecoder<2> {
     constexpr int kByte = 8 * (kStep % 4);
     constexpr int kBit = kByte + kStep / 4;
     const VU low = hn::ShiftRight<kByte + 2 * (kStep / 4)>(word.low);
+#if HWY_TARGET == HWY_AVX2
+    // A lookup of 4 entries for either high bit costs half of one of 8.
+    const __m256 quarter[2] = {
+        _mm256_permutevar_ps(_mm256_permute2f128_ps(levels.low.raw, levels.low.raw, 0x00), low.raw),
+        _mm256_permutevar_ps(_mm256_permute2f128_ps(levels.low.raw, levels.low.raw, 0x11),
+                             low.raw)};
+    const VU sign = hn::ShiftLeft<31 - kBit>(word.high);
+    return VF{_mm256_blendv_ps(quarter[0], quarter[1], _mm256_castsi256_ps(sign.raw))};
+#endif
     VU high = word.high;
     if constexpr (kBit > 2) high = hn::ShiftRight<kBit - 2>(high);
     if constexpr (kBit < 2) high = hn::ShiftLeft<2 - kBit>(high);
@@ -193,6 +195,7 @@ struct PairDecoder {
   static constexpr int kChains = 1;
   static constexpr int kWanted = kAccumulators;
   static constexpr bool kHighPlane = false;
+  static constexpr bool kFours = false;
 
   template <int kStep>
   HWY_INLINE VF multiplier(const float* m) const {
@@ -269,5 +272,9 @@ HWY_INLINE float level_factor(const TileFormat& f) {
 
 }  // namespace kvcodec::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
+
+#if HWY_TARGET == HWY_AVX2
+#include "table4_avx2-inl.h"
+#endif
 
 #endif  // include guard

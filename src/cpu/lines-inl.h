@@ -170,6 +170,28 @@ HWY_INLINE void multiply_steps(const Decoder& decoder, const Loaded (&x)[kSlots]
   }
 }
 
+/// The same where a decoder brings four steps of a slot at once.
+template <int kStep, class Decoder, int kQueries, int kSlots, class Loaded>
+HWY_INLINE void multiply_fours(const Decoder& decoder, const Loaded (&x)[kSlots], const float* m,
+                               std::size_t m_stride, VF (&acc)[1][kQueries][kSlots]) {
+  KVCODEC_UNROLL
+  for (int s = 0; s < kSlots; ++s) {
+    VF values[4];
+    decoder.template four_values<kStep>(x[s], values);
+    KVCODEC_UNROLL
+    for (int i = 0; i < kQueries; ++i) {
+      const float* of_query = m + static_cast<std::size_t>(i) * m_stride + kStep;
+      KVCODEC_UNROLL
+      for (int k = 0; k < 4; ++k) {
+        acc[0][i][s] = hn::MulAdd(hn::Set(DF(), of_query[k]), values[k], acc[0][i][s]);
+      }
+    }
+  }
+  if constexpr (kStep + 4 < Decoder::kSteps) {
+    multiply_fours<kStep + 4>(decoder, x, m, m_stride, acc);
+  }
+}
+
 /// Slot s of a pass at word w; `line` is the first line's word.
 template <class Decoder>
 HWY_INLINE typename Decoder::Loaded load_slot(const Decoder& decoder, const Lines& lines, int w,
@@ -208,7 +230,8 @@ HWY_INLINE void multiply_lines_here(const Decoder& decoder, const Lines& lines,
     KVCODEC_UNROLL
     for (int s = 0; s < kSlots; ++s) x[s] = load_slot(decoder, lines, w, line, s);
     fetch.step();
-    multiply_steps<0>(decoder, x, multipliers, m.stride, acc);
+    if constexpr (Decoder::kFours) multiply_fours<0>(decoder, x, multipliers, m.stride, acc);
+    else multiply_steps<0>(decoder, x, multipliers, m.stride, acc);
   }
   fetch.finish();
   KVCODEC_UNROLL
