@@ -2,6 +2,7 @@
 #include "integer.hpp"
 
 #include <cmath>
+#include <limits>
 
 #include "kernels.hpp"
 
@@ -101,22 +102,16 @@ IntegerLevels integer_levels(const TileFormat& f, int steps) noexcept {
     x[i] = f.table[i % n] - center;
     largest = std::fmax(largest, std::fabs(x[i]));
   }
-  // Fewer steps may fit the levels better; evenly spaced ones are exact with whole steps to 1.
-  const float most = static_cast<float>(steps) / largest;
-  float best = most;
-  float least = rounding_loss(x, most);
-  const auto consider = [&](float candidate) {
+  // Fewer steps may fit the levels better, above all evenly spaced ones: then some are exact.
+  float best = 0.0f;
+  float least = std::numeric_limits<float>::infinity();
+  for (int most = steps; 2 * most > steps; --most) {
+    const float candidate = static_cast<float>(most) / largest;
     const float loss = rounding_loss(x, candidate);
-    if (loss < least) {
-      least = loss;
-      best = candidate;
-    }
-  };
-  constexpr int kCandidates = 64;
-  for (int i = 1; i < kCandidates; ++i) {
-    consider(most * (1.0f - 0.5f * static_cast<float>(i) / kCandidates));
+    if (loss >= least) continue;
+    least = loss;
+    best = candidate;
   }
-  if (std::floor(most) >= 1.0f) consider(std::floor(most));
   for (int i = 0; i < 64; ++i) {
     out.bytes[i] = static_cast<std::uint8_t>(steps + 1 + rounded(x[i % kMostLevels] * best));
   }

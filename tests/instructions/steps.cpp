@@ -3,6 +3,7 @@
 // kFormats.
 #include <cstdio>
 #include <limits>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -16,10 +17,18 @@ namespace kvcodec {
 constexpr int kDim = 128;
 constexpr int kQueries = 4;
 
+struct alignas(64) Line {
+  std::byte bytes[64];
+};
+
 struct StepMemory {
   AnyCodec codec;
+  bool integers = false;
   std::vector<std::byte> k, v;  ///< a tile each
   std::vector<float> q, scores, m, l, acc;
+  std::vector<Line> q_bytes;  ///< of KeyKernel::prepare
+  std::optional<cpu::KeyKernel> score;
+  std::optional<cpu::ValueKernel> add;
 };
 
 }  // namespace kvcodec
@@ -28,27 +37,36 @@ struct StepMemory {
 extern "C" [[gnu::noinline]] void measured_step(kvcodec::StepMemory& s) {
   using namespace kvcodec;
   const cpu::Kernels& table = cpu::kernels();
-  const cpu::KeyKernel score(table, s.codec, kDim);
-  const cpu::ValueKernel add(table, s.codec, kDim);
+  std::byte* bytes = s.integers ? s.q_bytes.data()->bytes : nullptr;
+  if (s.integers) s.score->prepare(s.codec, s.q.data(), kQueries, bytes);
   cpu::Ahead keys{s.k.data(), s.k.data() + s.k.size()};
-  score(s.codec, s.k.data(), 0, s.q.data(), nullptr, kQueries, keys, s.scores.data());
+  (*s.score)(s.codec, s.k.data(), 0, s.q.data(), bytes, kQueries, keys, s.scores.data());
   keys.finish();
   table.softmax_tile(kQueries, kDim, 0.088f, 0.0f, nullptr, s.scores.data(), s.m.data(), s.l.data(),
                      s.acc.data());
   cpu::Ahead values{s.v.data(), s.v.data() + s.v.size()};
-  add(s.codec, s.v.data(), 0, s.scores.data(), kQueries, values, s.acc.data());
+  (*s.add)(s.codec, s.v.data(), 0, s.scores.data(), kQueries, values, s.acc.data());
   values.finish();
 }
 
 namespace kvcodec {
 namespace {
 
-const char* const kFormats[] = {"f16",   "int8",        "nqkv:g64",   "lm:b4",
-                                "lm:b2", "kivi:b2:g32", "wkv:b4:g128"};
+/// Codecs, in integers where that follows a comma.
+const char* const kFormats[] = {"f16",           "int8",
+                                "nqkv:g64",      "lm:b4",
+                                "lm:b3",         "lm:b2",
+                                "kivi:b2:g32",   "wkv:b4:g128",
+                                "fp8",           "int8,integer",
+                                "lm:b4,integer", "lm:b3,integer",
+                                "lm:b2,integer", "kivi:b2:g32,integer"};
 
-StepMemory make_memory(const std::string& spec) {
+StepMemory make_memory(const std::string& format) {
   StepMemory s;
+  const std::string spec = format.substr(0, format.find(','));
+  s.integers = spec != format;
   s.codec = make_codec(spec).with_tables(kDim);
+  s.q_bytes.resize(kQueries * (cpu::KeyKernel::bytes_per_query(s.codec, kDim) + 63) / 64);
   std::mt19937 random(1);
   const auto value = [&] { return static_cast<float>(random() % 2001) * 1e-3f - 1.0f; };
   std::vector<float> x(static_cast<std::size_t>(kTileRows * s.codec.head_span(kDim) * kDim));
@@ -63,6 +81,8 @@ StepMemory make_memory(const std::string& spec) {
   s.m.assign(kQueries, -std::numeric_limits<float>::infinity());
   s.l.resize(kQueries);
   s.acc.resize(kQueries * kDim);
+  s.score.emplace(cpu::kernels(), s.codec, kDim, false, s.integers);
+  s.add.emplace(cpu::kernels(), s.codec, kDim, false, s.integers);
   return s;
 }
 
