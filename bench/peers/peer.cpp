@@ -8,9 +8,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <new>
 
 #include "kvcodec/core/error.hpp"
+#include "kvcodec/page/page_memory.hpp"
 
 namespace kvcodec::bench {
 namespace {
@@ -39,9 +39,6 @@ void encode(ggml_type type, const float* x, void* to, std::int64_t n) {
 #endif
 }
 
-struct Free {
-  void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{4096}); }
-};
 struct FreeContext {
   void operator()(ggml_context* c) const { ggml_free(c); }
 };
@@ -56,8 +53,7 @@ class Peer : public Participant {
     k_bytes_ = row_bytes_ * static_cast<std::size_t>(shape.n_kv_heads * shape.n_tokens);
     v_bytes_ = k_bytes_;
     const std::size_t n_layers = (rotated_bytes + k_bytes_ + v_bytes_ - 1) / (k_bytes_ + v_bytes_);
-    cache_.reset(static_cast<std::byte*>(
-        ::operator new[](n_layers*(k_bytes_ + v_bytes_), std::align_val_t{4096})));
+    cache_ = allocate_page_memory(n_layers * (k_bytes_ + v_bytes_));
     fill(rows);
     for (std::size_t i = 1; i < n_layers; ++i) {
       std::memcpy(layer(i), layer(0), k_bytes_ + v_bytes_);
@@ -176,7 +172,7 @@ class Peer : public Participant {
   bool products_only_;
   Shape shape_;
   std::size_t row_bytes_ = 0, k_bytes_ = 0, v_bytes_ = 0;
-  std::unique_ptr<std::byte[], Free> cache_;
+  PageMemory cache_;  // as our formats have theirs
   std::unique_ptr<ggml_context, FreeContext> context_;
   std::vector<ggml_cgraph*> graphs_;  ///< one per layer
   std::vector<std::uint8_t> work_;

@@ -91,8 +91,7 @@ Pages::Pages(const std::string& plan, const UniqueRows& rows, std::size_t bytes,
   n_pages_ = std::max(static_cast<std::int64_t>((bytes + page_bytes - 1) / page_bytes),
                       pages_of(n_tokens) * n_streams * n_seq);
   n_pages_ = (n_pages_ + n_streams - 1) / n_streams * n_streams;
-  data_.reset(static_cast<std::byte*>(
-      ::operator new[](static_cast<std::size_t>(n_pages_) * page_bytes, std::align_val_t{4096})));
+  data_ = allocate_page_memory(static_cast<std::size_t>(n_pages_) * page_bytes);
   const std::int64_t n_whole = view_.encoded_rows(0) / view_.format.page_size;
   if (n_whole == 0 || pages_of(n_tokens) == 0) {
     throw unsupported("bench: plan " + plan + " keeps no encoded page of " +

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvcodec/attend/attend.hpp"
+#include "kvcodec/page/page_memory.hpp"
 #include "src/bench/participant.hpp"
 
 namespace kvcodec::bench {
@@ -57,10 +58,6 @@ class Pages {
   double table_bytes() const;
 
  private:
-  struct Free {
-    void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{4096}); }
-  };
-
   std::unique_ptr<Cache> cache_;
   SeqId seq_ = 0;
   ViewBuffers buffers_;
@@ -68,7 +65,7 @@ class Pages {
   bool drops_rows_ = false;
   double kept_share_ = 1.0;
   std::int64_t n_pages_ = 0;
-  std::unique_ptr<std::byte[], Free> data_;
+  PageMemory data_;
   std::vector<std::int32_t> positions_;  ///< of listed rows, all 0: everything is visible
 };
 

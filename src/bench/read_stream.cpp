@@ -28,18 +28,23 @@ std::size_t pieces(std::size_t bytes) {
 }  // namespace
 
 ReadStream::ReadStream(std::size_t buffer_bytes, std::size_t step_bytes)
-    : words_(std::max(pieces(buffer_bytes), pieces(step_bytes)) * kPieceWords, 1),
-      step_words_(pieces(step_bytes) * kPieceWords) {}
+    : n_words_(std::max(pieces(buffer_bytes), pieces(step_bytes)) * kPieceWords),
+      memory_(allocate_page_memory(n_words_ * sizeof(std::uint64_t))),
+      step_words_(pieces(step_bytes) * kPieceWords) {
+  std::fill_n(words(), n_words_, 1);
+}
+
+std::uint64_t* ReadStream::words() const { return reinterpret_cast<std::uint64_t*>(memory_.get()); }
 
 void ReadStream::step(const Executor& executor) {
   std::atomic<std::uint64_t> total{0};
   const std::size_t first = at_;
   executor.parallel_for(
       static_cast<std::int64_t>(step_words_ / kPieceWords), [&](std::int64_t i, int) {
-        const std::size_t at = (first + static_cast<std::size_t>(i) * kPieceWords) % words_.size();
-        total.fetch_add(sum_of(words_.data() + at, kPieceWords), std::memory_order_relaxed);
+        const std::size_t at = (first + static_cast<std::size_t>(i) * kPieceWords) % n_words_;
+        total.fetch_add(sum_of(words() + at, kPieceWords), std::memory_order_relaxed);
       });
-  at_ = (first + step_words_) % words_.size();
+  at_ = (first + step_words_) % n_words_;
   const volatile std::uint64_t keep = total.load();
   (void)keep;
 }

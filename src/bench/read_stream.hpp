@@ -3,6 +3,7 @@
 
 #include <cstddef>
 
+#include "kvcodec/page/page_memory.hpp"
 #include "src/bench/participant.hpp"
 
 namespace kvcodec::bench {
@@ -18,7 +19,10 @@ class ReadStream : public Participant {
   double bytes() const override;
 
  private:
-  std::vector<std::uint64_t> words_;
+  std::uint64_t* words() const;
+
+  std::size_t n_words_;
+  PageMemory memory_;  ///< as formats have theirs
   std::size_t step_words_;
   std::size_t at_ = 0;
 };

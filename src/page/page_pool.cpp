@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <numeric>
 
 #include "kvcodec/core/error.hpp"
@@ -12,9 +11,7 @@
 namespace kvcodec {
 namespace {
 
-constexpr std::align_val_t kAlignment{64};
-
-std::byte* allocate(std::size_t page_bytes, std::int64_t n_pages) {
+PageMemory allocate(std::size_t page_bytes, std::int64_t n_pages) {
   if (page_bytes == 0 || page_bytes % 64 != 0) {
     throw invalid_argument(
         bad_value("PagePool", "page_bytes", page_bytes, "a positive multiple of 64"));
@@ -29,12 +26,10 @@ std::byte* allocate(std::size_t page_bytes, std::int64_t n_pages) {
         bad_value("PagePool", "n_pages", n_pages,
                   "fewer than 2^63 bytes in all at page_bytes = " + std::to_string(page_bytes)));
   }
-  return static_cast<std::byte*>(::operator new[](n* page_bytes, kAlignment));
+  return allocate_page_memory(n * page_bytes);
 }
 
 }  // namespace
-
-void PagePool::Free::operator()(std::byte* p) const noexcept { ::operator delete[](p, kAlignment); }
 
 PagePool::PagePool(std::size_t page_bytes, std::int64_t n_pages, std::int32_t listed_rows)
     : page_bytes_(page_bytes), listed_rows_(listed_rows), memory_(allocate(page_bytes, n_pages)) {

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <map>
+#include <new>
 #include <set>
 
 #include "kvcodec/core/error.hpp"
@@ -33,6 +34,18 @@ TEST(PagePool, GivesEveryPageOnceThenNone) {
   EXPECT_EQ(pool.n_free(), 1);
   EXPECT_EQ(pool.take(), 3);
   EXPECT_EQ(pool.data(4)[127], std::byte{4});
+}
+
+TEST(PageMemory, LargeMemoryBeginsAtAHugePage) {
+  constexpr std::size_t kHugePage = std::size_t{2} << 20;
+  for (const std::size_t bytes :
+       {std::size_t{0}, std::size_t{64}, 2 * kHugePage - 64, 2 * kHugePage, 5 * kHugePage + 4096}) {
+    const PageMemory memory = allocate_page_memory(bytes);
+    const auto at = reinterpret_cast<std::uintptr_t>(memory.get());
+    EXPECT_EQ(at % (bytes < 2 * kHugePage ? 64 : kHugePage), 0u) << bytes;
+    if (bytes > 0) std::memset(memory.get(), 1, bytes);
+  }
+  EXPECT_THROW(allocate_page_memory(std::size_t{1} << 62), std::bad_alloc);
 }
 
 TEST(PagePool, APageIsFreeWhenItsLastUserLeaves) {

@@ -3,15 +3,16 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
+#include "kvcodec/page/page_memory.hpp"
 #include "kvcodec/policy/policy.hpp"
 
 namespace kvcodec {
 
 /// Owns n_pages pages of page_bytes bytes in one aligned piece of memory, with a count of users
-/// per page and, on request, a position and a mask per row of a page. The operating system commits memory as pages are first written.
+/// per page and, on request, a position and a mask per row of a page. The memory is that of
+/// allocate_page_memory().
 ///
 /// Not thread-safe; reading pages while another thread takes or gives back pages is allowed.
 class PagePool {
@@ -55,13 +56,9 @@ class PagePool {
   std::int64_t n_free() const noexcept { return static_cast<std::int64_t>(free_.size()); }
 
  private:
-  struct Free {
-    void operator()(std::byte* p) const noexcept;
-  };
-
   std::size_t page_bytes_;
   std::int32_t listed_rows_;
-  std::unique_ptr<std::byte[], Free> memory_;
+  PageMemory memory_;
   std::vector<std::int32_t> users_;
   std::vector<std::int32_t> positions_;
   std::vector<KeepMask> masks_;
