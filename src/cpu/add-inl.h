@@ -57,20 +57,21 @@ HWY_INLINE Lines value_lines(const HeadPlanes& at, int channel) {
   constexpr std::size_t kStride = kWords * kLineBytes;
   constexpr std::size_t kHighStride = kTileRows / 32 * kLineBytes;
   const auto line = static_cast<std::size_t>(channel / kLanes);
-  return {at.codes + line * kStride,
+  const std::size_t skip = vector_offset(channel);
+  return {at.codes + line * kStride + skip,
           kStride,
           kWords,
-          at.high + line * kHighStride,
+          at.high + line * kHighStride + skip,
           kHighStride,
           0,
           at.ahead};
 }
 
-/// acc += weighted sums of the channels of kCount lines from `channel` on.
+/// acc += weighted sums of the kCount * N channels from `channel` on.
 template <int kQueries, int kCount, class Decoder>
 HWY_INLINE void add_lines(const Decoder& decoder, const HeadPlanes& at, int head_dim, int channel,
                           const SegmentWeights<kQueries>& segment, float* acc) {
-  VF sum[kQueries][kCount * kVectors];
+  VF sum[kQueries][kCount];
   const Lines lines = value_lines<Decoder>(at, channel);
   const Multipliers weights = {segment.weights, kTileRows};
   if constexpr (kN == 16) multiply_lines_here(decoder, lines, weights, sum);
@@ -80,7 +81,7 @@ HWY_INLINE void add_lines(const Decoder& decoder, const HeadPlanes& at, int head
     const VF factor = hn::Set(DF(), segment.factor);
     const VF offset = hn::Set(DF(), segment.offset[i]);
     KVCODEC_UNROLL
-    for (int v = 0; v < kCount * kVectors; ++v) {
+    for (int v = 0; v < kCount; ++v) {
       float* out = acc + i * head_dim + channel + v * kN;
       hn::StoreU(hn::Add(hn::LoadU(DF(), out), hn::MulAdd(sum[i][v], factor, offset)), DF(), out);
     }
@@ -91,19 +92,20 @@ HWY_INLINE void add_lines(const Decoder& decoder, const HeadPlanes& at, int head
 template <int kQueries, class Decoder>
 HWY_INLINE void add_pass(const Decoder& decoder, const HeadPlanes& at, int head_dim, const float* w,
                          float* acc) {
-  constexpr int kCount = lines_per_pass<Decoder, kQueries>();
+  constexpr int kCount = vectors_per_pass<Decoder, kQueries>();
+  constexpr int kRest = HWY_MIN(kCount, kVectors);
   const Params& p = at.params;
   HWY_ALIGN float scaled[kQueries * kTileRows];
   for (int s = 0; s < p.n; ++s) {
     const SegmentWeights<kQueries> segment = scale_weights<kQueries>(p, s, w, scaled);
     int channel = s * p.length;
     const int end = HWY_MIN(channel + p.length, head_dim);
-    for (; channel + kCount * kLanes <= end; channel += kCount * kLanes) {
+    for (; channel + kCount * kN <= end; channel += kCount * kN) {
       add_lines<kQueries, kCount>(decoder, at, head_dim, channel, segment, acc);
     }
-    if constexpr (kCount > 1) {
-      for (; channel < end; channel += kLanes) {
-        add_lines<kQueries, 1>(decoder, at, head_dim, channel, segment, acc);
+    if constexpr (kCount > kRest) {
+      for (; channel < end; channel += kRest * kN) {
+        add_lines<kQueries, kRest>(decoder, at, head_dim, channel, segment, acc);
       }
     }
   }

@@ -10,7 +10,7 @@
 //   load(line, slot)       reads one slot of a line
 //   value<step>(loaded)    f32 values of one step
 //   multiplier<step>(m)    what they are multiplied with; m points at the word's first multiplier
-//   finish(acc, sum)       the kSlots accumulators of a line -> kVectors vectors of lane sums
+//   finish(acc)            the kSlots / kVectors accumulators of a vector of lanes -> their sums
 //
 // What a decoder leaves out: a constant factor, level_factor(), and where there are zeros a constant
 // term, level_center().
@@ -47,10 +47,7 @@ struct WordDecoder {
   HWY_INLINE VF multiplier(const float* m) const {
     return hn::Set(DF(), m[kStep]);
   }
-  HWY_INLINE void finish(const VF* acc, VF* sum) const {
-    KVCODEC_UNROLL
-    for (int i = 0; i < kVectors; ++i) sum[i] = acc[i];
-  }
+  HWY_INLINE VF finish(const VF* acc) const { return acc[0]; }
 };
 
 struct F32Decoder : WordDecoder<32> {
@@ -204,13 +201,8 @@ struct PairDecoder {
     std::memcpy(&pair, m + 2 * kStep, sizeof(pair));
     return hn::BitCast(DF(), hn::Set(dd, pair));
   }
-  HWY_INLINE void finish(const VF* acc, VF* sum) const {
-    KVCODEC_UNROLL
-    for (int i = 0; i < kVectors; ++i) {
-      const VF even = hn::ConcatEven(DF(), acc[2 * i + 1], acc[2 * i]);
-      const VF odd = hn::ConcatOdd(DF(), acc[2 * i + 1], acc[2 * i]);
-      sum[i] = hn::Add(even, odd);
-    }
+  HWY_INLINE VF finish(const VF* acc) const {
+    return hn::Add(hn::ConcatEven(DF(), acc[1], acc[0]), hn::ConcatOdd(DF(), acc[1], acc[0]));
   }
 };
 

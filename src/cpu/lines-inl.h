@@ -192,6 +192,10 @@ HWY_INLINE void multiply_fours(const Decoder& decoder, const Loaded (&x)[kSlots]
   }
 }
 
+/// Accumulators per vector of lanes and query.
+template <class Decoder>
+inline constexpr int kSlotsPerVector = Decoder::kSlots / kVectors;
+
 /// Slot s of a pass at word w; `line` is the first line's word.
 template <class Decoder>
 HWY_INLINE typename Decoder::Loaded load_slot(const Decoder& decoder, const Lines& lines, int w,
@@ -207,12 +211,11 @@ HWY_INLINE typename Decoder::Loaded load_slot(const Decoder& decoder, const Line
   }
 }
 
-/// sum[i][kVectors * j ..] = lane sums of line j for query i.
+/// sum[i][v] = sums of the lanes of vector v for query i: of whole lines, or of one vector.
 template <class Decoder, int kQueries, int kSums>
 HWY_INLINE void multiply_lines_here(const Decoder& decoder, const Lines& lines,
                                     const Multipliers& m, VF (&sum)[kQueries][kSums]) {
-  constexpr int kLineCount = kSums / kVectors;
-  constexpr int kSlots = kLineCount * Decoder::kSlots;
+  constexpr int kSlots = kSums * kSlotsPerVector<Decoder>;
   VF acc[Decoder::kChains][kQueries][kSlots];
   KVCODEC_UNROLL
   for (int c = 0; c < Decoder::kChains; ++c) {
@@ -224,7 +227,7 @@ HWY_INLINE void multiply_lines_here(const Decoder& decoder, const Lines& lines,
   }
   const std::uint8_t* line = lines.data;
   const float* multipliers = m.data;
-  Fetch<kLineCount * kCacheLine> fetch(lines.ahead);
+  Fetch<static_cast<std::size_t>(kSums * kN * 4)> fetch(lines.ahead);
   for (int w = 0; w < lines.n_words; ++w, line += kLineBytes, multipliers += Decoder::kPerWord) {
     typename Decoder::Loaded x[kSlots];
     KVCODEC_UNROLL
@@ -242,8 +245,8 @@ HWY_INLINE void multiply_lines_here(const Decoder& decoder, const Lines& lines,
       for (int s = 0; s < kSlots; ++s) acc[0][i][s] = hn::Add(acc[0][i][s], acc[c][i][s]);
     }
     KVCODEC_UNROLL
-    for (int j = 0; j < kLineCount; ++j) {
-      decoder.finish(&acc[0][i][j * Decoder::kSlots], &sum[i][j * kVectors]);
+    for (int v = 0; v < kSums; ++v) {
+      sum[i][v] = decoder.finish(&acc[0][i][v * kSlotsPerVector<Decoder>]);
     }
   }
 }
@@ -261,14 +264,16 @@ HWY_NOINLINE void multiply_lines(const Decoder& decoder, const Lines& lines, con
 /// Queries that share one decoding. At 4 the arithmetic outweighs it.
 template <class Decoder>
 constexpr int max_queries() {
-  return 4 * Decoder::kSlots * Decoder::kChains <= kAccumulators ? 4 : 2;
+  return 4 * kSlotsPerVector<Decoder> * Decoder::kChains <= kAccumulators ? 4 : 2;
 }
 
-/// Lines of a pass of kQueries queries.
+/// Vectors of a pass of kQueries queries: those of 4, 2 or 1 lines, or one where a line has too many sums.
 template <class Decoder, int kQueries>
-constexpr int lines_per_pass() {
-  constexpr int lines = Decoder::kWanted / (kQueries * Decoder::kSlots * Decoder::kChains);
-  return lines >= 4 ? 4 : lines >= 2 ? 2 : 1;
+constexpr int vectors_per_pass() {
+  constexpr int of_line = kQueries * Decoder::kSlots * Decoder::kChains;
+  constexpr int lines = Decoder::kWanted / of_line;
+  if constexpr (lines == 0 && of_line > kAccumulators) return 1;
+  return (lines >= 4 ? 4 : lines >= 2 ? 2 : 1) * kVectors;
 }
 
 }  // namespace kvcodec::cpu::HWY_NAMESPACE

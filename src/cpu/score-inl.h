@@ -73,10 +73,11 @@ HWY_INLINE Lines key_lines(const HeadPlanes& at, int width, int row, int first, 
   const std::size_t stride = static_cast<std::size_t>(width / Decoder::kPerWord) * kLineBytes;
   const std::size_t high_stride = static_cast<std::size_t>((width + 31) / 32) * kLineBytes;
   const int word = first / Decoder::kPerWord;
-  return {at.codes + line * stride + static_cast<std::size_t>(word) * kLineBytes,
+  const std::size_t skip = vector_offset(row);
+  return {at.codes + line * stride + skip + static_cast<std::size_t>(word) * kLineBytes,
           stride,
           n / Decoder::kPerWord,
-          at.high + line * high_stride,
+          at.high + line * high_stride + skip,
           high_stride,
           word,
           at.ahead};
@@ -86,15 +87,15 @@ HWY_INLINE Lines key_lines(const HeadPlanes& at, int width, int row, int first, 
 template <int kQueries, class Decoder>
 HWY_INLINE void score_pass(const Decoder& decoder, const HeadPlanes& at, int width,
                            const QueryRows& q, float* scores) {
-  constexpr int kCount = lines_per_pass<Decoder, kQueries>();
+  constexpr int kCount = vectors_per_pass<Decoder, kQueries>();
   const Params& p = at.params;
   const QuerySums<kQueries> queries(p, width, q);
-  for (int row = 0; row < kTileRows; row += kCount * kLanes) {
+  for (int row = 0; row < kTileRows; row += kCount * kN) {
     for (int s = 0; s < p.n; ++s) {
       const int first = s * p.length;
       const Lines lines =
           key_lines<Decoder>(at, width, row, first, HWY_MIN(p.length, width - first));
-      VF sum[kQueries][kCount * kVectors];
+      VF sum[kQueries][kCount];
       multiply_lines(decoder, lines, Multipliers{q.data + first, q.stride}, sum);
       add_segment(p, queries, s, row, sum, scores);
     }
@@ -107,7 +108,7 @@ HWY_INLINE void score_pass(const Decoder& decoder, const HeadPlanes& at, int wid
 template <int kQueries, class Decoder>
 HWY_INLINE void score_runs_pass(const Decoder& decoder, const HeadPlanes& at, int width, int run,
                                 const QueryRows& q, float* scores) {
-  constexpr int kCount = HWY_MIN((lines_per_pass<Decoder, kQueries>()), 2);
+  constexpr int kCount = HWY_MIN((vectors_per_pass<Decoder, kQueries>()), 2 * kVectors);
   const Params& p = at.params;
   HWY_ALIGN float scaled[kQueries * kMaxHeadDim];
   VF offset[kQueries];
@@ -128,14 +129,14 @@ HWY_INLINE void score_runs_pass(const Decoder& decoder, const HeadPlanes& at, in
       }
       offset[i] = hn::SumOfLanes(DF(), sum);
     }
-    for (int row = begin; row < begin + run; row += kCount * kLanes) {
+    for (int row = begin; row < begin + run; row += kCount * kN) {
       const Lines lines = key_lines<Decoder>(at, width, row, 0, width);
-      VF sum[kQueries][kCount * kVectors];
+      VF sum[kQueries][kCount];
       multiply_lines(decoder, lines, Multipliers{scaled, kMaxHeadDim}, sum);
       KVCODEC_UNROLL
       for (int i = 0; i < kQueries; ++i) {
         KVCODEC_UNROLL
-        for (int v = 0; v < kCount * kVectors; ++v) {
+        for (int v = 0; v < kCount; ++v) {
           hn::StoreU(hn::Add(sum[i][v], offset[i]), DF(), scores + i * kTileRows + row + v * kN);
         }
       }
