@@ -170,7 +170,7 @@ Claim nqkv_throughput(Subjects& subjects) {
   for (const auto& s : subjects) {
     const llama::ByteTokenizer tokenizer(s->model().config().vocab_size);
     double ratio = 0.0;
-    for (const std::size_t length : {128, 512, 2048}) {
+    for (const std::size_t length : {128u, 512u, 2048u}) {
       const std::string& text = s->data().heldout;
       const auto prompt = tokenizer.encode(std::string_view(text).substr(0, length));
       llama::Engine engine(s->model(), "kv=nqkv:g64", std::ssize(prompt) + 64);
