@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -22,6 +21,7 @@
 #include "kvcodec/attend/attend.hpp"
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/codec/make_codec.hpp"
+#include "kvcodec/page/page_memory.hpp"
 #include "src/cpu/kernels.hpp"
 #include "src/cpu/prefetch.hpp"
 #include "src/cpu/tile_kernels.hpp"
@@ -46,15 +46,6 @@ struct Case {
   bool integers;
 };
 
-struct FreeAligned {
-  void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{4096}); }
-};
-using Buffer = std::unique_ptr<std::byte[], FreeAligned>;
-
-Buffer allocate(std::size_t bytes) {
-  return Buffer(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{4096})));
-}
-
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
@@ -76,7 +67,7 @@ struct Stream {
         stride((c.operation == Operation::step ? 2 : 1) * tile_bytes) {
     n_tiles = std::max<std::size_t>((c.hot ? kHotBytes : kDramBytes) / stride, 1);
     n_window = std::min(n_tiles, kWindowBytes / stride);
-    data = allocate(n_tiles * stride);
+    data = allocate_page_memory(n_tiles * stride);
     const std::size_t width = static_cast<std::size_t>(c.codec.head_span(c.head_dim) * c.head_dim);
     const std::vector<float> x = gaussian(kTileRows * width);
     if (c.operation != Operation::add) {
@@ -94,7 +85,7 @@ struct Stream {
   std::size_t stride;
   std::size_t n_tiles = 0;
   std::size_t n_window = 0;  ///< tiles an iteration reads
-  Buffer data;
+  PageMemory data;
 };
 
 /// One case at work: the codec's kernels, or what attention does where there are none, a decoded tile

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "kvcodec/page/page_memory.hpp"
 #include "src/bench/participant.hpp"

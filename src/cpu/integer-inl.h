@@ -16,6 +16,8 @@
 //     kLevelSteps, kZero  IntegerLevels: steps to the largest level, byte of level 0
 //   sum_bytes           the products of some vectors of lanes
 //   byte_vectors, most_byte_queries   how many vectors and queries share a pass
+//
+// They share how words and codes are loaded (integer_words-inl.h).
 
 #if defined(KVCODEC_CPU_INTEGER_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVCODEC_CPU_INTEGER_INL_H_

@@ -7,10 +7,7 @@
 #ifndef KVCODEC_CPU_INTEGER_AVX2_INL_H_
 #define KVCODEC_CPU_INTEGER_AVX2_INL_H_
 
-#include <cstring>
-
-#include "integer.hpp"
-#include "lines-inl.h"
+#include "integer_words-inl.h"
 
 KVCODEC_BEFORE_INTEGERS();
 namespace kvcodec::cpu::HWY_NAMESPACE {
@@ -82,7 +79,7 @@ struct ByteTable {
 
 template <int kBits>
 struct TableBytes : ByteTable<kBits, kBits == 4 ? 1 : 4> {
-  using Loaded = __m256i;
+  using Loaded = VU;
   static constexpr bool kHighPlane = false;
 
   HWY_INLINE explicit TableBytes(const IntegerLevels& levels)
@@ -90,27 +87,21 @@ struct TableBytes : ByteTable<kBits, kBits == 4 ? 1 : 4> {
   kBits == 4 ? 1 : 4 > (levels) {}
 
   template <int kStep>
-  HWY_INLINE __m256i bytes(__m256i word) const {
-    return this->level(kStep == 0 ? word : _mm256_srli_epi32(word, kBits * kStep));
+  HWY_INLINE __m256i bytes(VU word) const {
+    if constexpr (kStep > 0) word = hn::ShiftRight<kBits * kStep>(word);
+    return this->level(word.raw);
   }
 };
 
 struct Table3Bytes : ByteTable<2, 2> {
-  struct Loaded {
-    __m256i low, high;
-  };
+  using Loaded = Word3;
   static constexpr bool kHighPlane = true;
 
   HWY_INLINE explicit Table3Bytes(const IntegerLevels& levels) : ByteTable<2, 2>(levels) {}
 
   template <int kStep>
   HWY_INLINE __m256i bytes(const Loaded& word) const {
-    const __m256i two = _mm256_set1_epi8(3);
-    const __m256i low = kStep == 0 ? word.low : _mm256_srli_epi32(word.low, 2 * kStep);
-    const __m256i high = kStep == 2  ? word.high
-                         : kStep < 2 ? _mm256_slli_epi32(word.high, 2 - kStep)
-                                     : _mm256_srli_epi32(word.high, kStep - 2);
-    return this->level(_mm256_or_si256(_mm256_and_si256(two, low), _mm256_andnot_si256(two, high)));
+    return this->level(codes_of_three_bits<kStep>(word).raw);
   }
 };
 
@@ -118,7 +109,7 @@ struct Table3Bytes : ByteTable<2, 2> {
 /// ones. Only formats with zeros have codes without a sign; their levels are code - 128.
 template <bool kSigned>
 struct PlainBytes {
-  using Loaded = __m256i;
+  using Loaded = VU;
   static constexpr int kPerWord = 4;
   static constexpr int kSteps = 2;
   static constexpr int kParts = 2;
@@ -130,39 +121,13 @@ struct PlainBytes {
   HWY_INLINE explicit PlainBytes(const IntegerLevels&) {}
 
   template <int kStep>
-  HWY_INLINE __m256i bytes(__m256i word) const {
-    if (!kSigned) word = _mm256_xor_si256(word, _mm256_set1_epi8(-128));
-    return _mm256_srai_epi16(kStep == 0 ? _mm256_slli_epi16(word, 8) : word, 8);
+  HWY_INLINE __m256i bytes(VU word) const {
+    if (!kSigned) word = hn::Xor(word, hn::Set(DU(), 0x80808080u));
+    return _mm256_srai_epi16(kStep == 0 ? _mm256_slli_epi16(word.raw, 8) : word.raw, 8);
   }
 };
 
 // ---- The product ----
-
-/// Word w of vector j: lanes of a line are kVectors vectors.
-template <class Bytes>
-HWY_INLINE typename Bytes::Loaded load_word(const Lines& lines, int w, int j) {
-  const auto line = static_cast<std::size_t>(j / kVectors);
-  const auto part = static_cast<std::size_t>(j % kVectors * 4 * kN);
-  const auto load = [](const std::uint8_t* at) HWY_ATTR {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-  };
-  const std::uint8_t* at =
-      lines.data + line * lines.stride + part + static_cast<std::size_t>(w) * kLineBytes;
-  if constexpr (Bytes::kHighPlane) {
-    const int half = lines.first_word + w;
-    const std::uint8_t* high = lines.high + line * lines.high_stride + part + half / 2 * kLineBytes;
-    return {load(at), _mm256_srl_epi32(load(high), _mm_cvtsi32_si128(4 * (half % 2)))};
-  } else {
-    return load(at);
-  }
-}
-
-/// Four bytes of codes in every lane.
-HWY_INLINE __m256i four_codes(const std::int8_t* codes) {
-  std::int32_t four;
-  std::memcpy(&four, codes, sizeof(four));
-  return _mm256_set1_epi32(four);
-}
 
 /// Levels of steps kStep + kAt and on.
 template <int kStep, int kAt, class Bytes, int kFlush>
@@ -187,12 +152,13 @@ HWY_INLINE void multiply_bytes(const Bytes& decoder, const typename Bytes::Loade
       const std::int8_t* codes = m + static_cast<std::size_t>(i) * m_stride + 4 * kStep;
       __m256i sum;
       if constexpr (Bytes::kParts == 2) {
-        sum = _mm256_madd_epi16(levels[0], four_codes(codes));
+        sum = _mm256_madd_epi16(levels[0], four_codes(codes).raw);
       } else {
-        sum = _mm256_maddubs_epi16(levels[0], four_codes(codes));
+        sum = _mm256_maddubs_epi16(levels[0], four_codes(codes).raw);
         KVCODEC_UNROLL
         for (int f = 1; f < kFlush; ++f) {
-          sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(levels[f], four_codes(codes + 4 * f)));
+          sum =
+              _mm256_add_epi16(sum, _mm256_maddubs_epi16(levels[f], four_codes(codes + 4 * f).raw));
         }
         sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
       }

@@ -33,10 +33,17 @@ struct SignRows {
 inline constexpr int kSignVectors = 4;
 inline constexpr int kSignQueries = 4;
 
-/// The two vectors of 16 entries of one byte's table: sums of the levels that the bits of their number
-/// select, times x [4 * k] for bit k.
-HWY_INLINE void put_table(const BitLevels& levels, const float (&level)[2], const float* x,
-                          std::uint8_t* table) {
+/// x [kTableCodes] without signs: lane b of the result is the sum of elements 4 k + b, k = 0..3.
+HWY_INLINE VF entry_sums(const VF (&x)[2]) {
+  const VF sum = hn::Add(x[0], x[1]);
+  return hn::Add(sum, VF{_mm256_permute2f128_ps(sum.raw, sum.raw, 1)});
+}
+
+/// The 16 entries of one byte's table: sums of the levels that the bits of their number select, times
+/// x [4 * k] for bit k. The last bit is the number of the vector.
+HWY_INLINE void put_table(const BitLevels& levels, const float* x, std::uint8_t* table) {
+  HWY_ALIGN float level[kN];
+  hn::Store(levels.bit[0], DF(), level);  // of codes 0 and 1
   VF low = hn::Set(DF(), 128.0f);
   KVCODEC_UNROLL
   for (int k = 0; k < 3; ++k) low = hn::MulAdd(hn::Set(DF(), x[4 * k]), levels.bit[k], low);
@@ -49,36 +56,6 @@ HWY_INLINE void put_table(const BitLevels& levels, const float (&level)[2], cons
       _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
 
-/// Tables [n / 16, kTableBytes] of x [n], n a multiple of 32, to `tables`. Returns the unit of sum_signs().
-HWY_INLINE float put_signs_query(const BitLevels& levels, float largest_level, const float* x,
-                                 int n, std::uint8_t* tables) {
-  VF top = hn::Zero(DF());
-  VF nan = hn::Zero(DF());
-  for (int e = 0; e < n; e += kTableCodes) {
-    const VF first = hn::LoadU(DF(), x + e);
-    const VF second = hn::LoadU(DF(), x + e + kN);
-    nan = hn::MulAdd(first, hn::Zero(DF()), hn::MulAdd(second, hn::Zero(DF()), nan));
-    // Elements 4 k + b, k = 0..3, share an entry of byte b.
-    const VF sum = hn::Add(hn::Abs(first), hn::Abs(second));
-    top = hn::Max(top, hn::Add(sum, VF{_mm256_permute2f128_ps(sum.raw, sum.raw, 1)}));
-  }
-  const float largest = largest_level * hn::GetLane(hn::MaxOfLanes(DF(), top)) +
-                        hn::GetLane(hn::SumOfLanes(DF(), nan));
-  const bool tiny = largest < kTinyMultiplier;
-  const VF inverse = hn::Set(DF(), tiny ? 0.0f : 127.0f / largest);
-  HWY_ALIGN float of_codes[kN];
-  hn::Store(levels.bit[0], DF(), of_codes);
-  const float level[2] = {of_codes[0], of_codes[1]};
-  HWY_ALIGN float scaled[kTableCodes];
-  for (int e = 0; e < n; e += kTableCodes, tables += kTableBytes) {
-    hn::Store(hn::Mul(hn::LoadU(DF(), x + e), inverse), DF(), scaled);
-    hn::Store(hn::Mul(hn::LoadU(DF(), x + e + kN), inverse), DF(), scaled + kN);
-    KVCODEC_UNROLL
-    for (int b = 0; b < 4; ++b) put_table(levels, level, scaled + b, tables + 16 * b);
-  }
-  return tiny ? 0.0f : largest / 127.0f;
-}
-
 /// Byte b of word w of 32 keys, b = 0..3: in byte[b] of the low half those of keys 8 j + 0..3, j = 0..3, in
 /// the high half those of keys 8 j + 4..7.
 HWY_INLINE void load_sign_bytes(const Lines& lines, int w, __m256i (&byte)[4]) {
@@ -87,7 +64,7 @@ HWY_INLINE void load_sign_bytes(const Lines& lines, int w, __m256i (&byte)[4]) {
   __m256i x[kSignVectors];
   KVCODEC_UNROLL
   for (int j = 0; j < kSignVectors; ++j) {
-    x[j] = _mm256_shuffle_epi8(load_word<TableBytes<2>>(lines, w, j), order);
+    x[j] = _mm256_shuffle_epi8(load_word<TableBytes<2>>(lines, w, j).raw, order);
   }
   const __m256i a = _mm256_unpacklo_epi32(x[0], x[1]);
   const __m256i b = _mm256_unpacklo_epi32(x[2], x[3]);
@@ -158,39 +135,20 @@ HWY_INLINE void sum_signs(const Lines& lines, const SignRows& tables, VF (&sum)[
 
 inline constexpr int kSignQueries = 8;
 
-/// Tables [n / 16, kTableBytes] of x [n], n a multiple of 32, to `tables`. Returns the unit of sum_signs().
-HWY_INLINE float put_signs_query(const BitLevels& levels, float largest_level, const float* x,
-                                 int n, std::uint8_t* tables) {
-  VF top = hn::Zero(DF());
-  VF nan = hn::Zero(DF());
-  for (int e = 0; e < n; e += kTableCodes) {
-    const VF value = hn::LoadU(DF(), x + e);
-    nan = hn::MulAdd(value, hn::Zero(DF()), nan);
-    // Elements 4 k + b, k = 0..3, share an entry of byte b: sums over the quarters of the vector.
-    VF sum = hn::Abs(value);
-    sum = hn::Add(sum, VF{_mm512_shuffle_f32x4(sum.raw, sum.raw, 0x4e)});
-    sum = hn::Add(sum, VF{_mm512_shuffle_f32x4(sum.raw, sum.raw, 0xb1)});
-    top = hn::Max(top, sum);
-  }
-  const float largest = largest_level * hn::GetLane(hn::MaxOfLanes(DF(), top)) +
-                        hn::GetLane(hn::SumOfLanes(DF(), nan));
-  const bool tiny = largest < kTinyMultiplier;
-  const float inverse = tiny ? 0.0f : 127.0f / largest;
-  HWY_ALIGN float scaled[kTableCodes];
-  for (int e = 0; e < n; e += kTableCodes, tables += kTableBytes) {
-    hn::Store(hn::Mul(hn::LoadU(DF(), x + e), hn::Set(DF(), inverse)), DF(), scaled);
-    KVCODEC_UNROLL
-    for (int b = 0; b < 4; ++b) {
-      VF sum = hn::Set(DF(), 128.0f);
-      KVCODEC_UNROLL
-      for (int k = 0; k < 4; ++k) {
-        sum = hn::MulAdd(hn::Set(DF(), scaled[4 * k + b]), levels.bit[k], sum);
-      }
-      _mm_store_si128(reinterpret_cast<__m128i*>(tables + 16 * b),
-                      _mm512_cvtusepi32_epi8(_mm512_cvtps_epu32(sum.raw)));
-    }
-  }
-  return tiny ? 0.0f : largest / 127.0f;
+/// x [kTableCodes] without signs: lane b of the result is the sum of elements 4 k + b, k = 0..3.
+HWY_INLINE VF entry_sums(const VF (&x)[1]) {
+  const VF sum = hn::Add(x[0], VF{_mm512_shuffle_f32x4(x[0].raw, x[0].raw, 0x4e)});
+  return hn::Add(sum, VF{_mm512_shuffle_f32x4(sum.raw, sum.raw, 0xb1)});
+}
+
+/// The 16 entries of one byte's table: sums of the levels that the bits of their number select, times
+/// x [4 * k] for bit k.
+HWY_INLINE void put_table(const BitLevels& levels, const float* x, std::uint8_t* table) {
+  VF sum = hn::Set(DF(), 128.0f);
+  KVCODEC_UNROLL
+  for (int k = 0; k < 4; ++k) sum = hn::MulAdd(hn::Set(DF(), x[4 * k]), levels.bit[k], sum);
+  _mm_store_si128(reinterpret_cast<__m128i*>(table),
+                  _mm512_cvtusepi32_epi8(_mm512_cvtps_epu32(sum.raw)));
 }
 
 /// sum[i][j] = products of vector j's codes with query i, in units of put_signs_query().
@@ -237,6 +195,36 @@ HWY_INLINE void sum_signs(const Lines& lines, const SignRows& tables, VF (&sum)[
 }
 
 #endif
+
+/// Tables [n / 16, kTableBytes] of x [n], n a multiple of 32, to `tables`. Returns the unit of sum_signs().
+HWY_INLINE float put_signs_query(const BitLevels& levels, float largest_level, const float* x,
+                                 int n, std::uint8_t* tables) {
+  VF top = hn::Zero(DF());
+  VF nan = hn::Zero(DF());
+  for (int e = 0; e < n; e += kTableCodes) {
+    VF size[kVectors];
+    KVCODEC_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      const VF value = hn::LoadU(DF(), x + e + v * kN);
+      nan = hn::MulAdd(value, hn::Zero(DF()), nan);
+      size[v] = hn::Abs(value);
+    }
+    top = hn::Max(top, entry_sums(size));
+  }
+  const float largest = largest_level * hn::GetLane(hn::MaxOfLanes(DF(), top)) +
+                        hn::GetLane(hn::SumOfLanes(DF(), nan));
+  const bool tiny = largest < kTinyMultiplier;
+  const VF inverse = hn::Set(DF(), tiny ? 0.0f : 127.0f / largest);
+  HWY_ALIGN float scaled[kTableCodes];
+  for (int e = 0; e < n; e += kTableCodes, tables += kTableBytes) {
+    for (int i = 0; i < kTableCodes; i += kN) {
+      hn::Store(hn::Mul(hn::LoadU(DF(), x + e + i), inverse), DF(), scaled + i);
+    }
+    KVCODEC_UNROLL
+    for (int b = 0; b < 4; ++b) put_table(levels, scaled + b, tables + 16 * b);
+  }
+  return tiny ? 0.0f : largest / 127.0f;
+}
 
 /// Bytes of a query's tables per element.
 inline constexpr int kSignBytes = kTableBytes / kTableCodes;

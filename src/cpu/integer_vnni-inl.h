@@ -5,10 +5,7 @@
 #ifndef KVCODEC_CPU_INTEGER_VNNI_INL_H_
 #define KVCODEC_CPU_INTEGER_VNNI_INL_H_
 
-#include <cstring>
-
-#include "integer.hpp"
-#include "lines-inl.h"
+#include "integer_words-inl.h"
 
 KVCODEC_BEFORE_INTEGERS();
 namespace kvcodec::cpu::HWY_NAMESPACE {
@@ -71,7 +68,7 @@ template <int kBits>
 struct TableBytes : ByteTable {
   HWY_INLINE explicit TableBytes(const IntegerLevels& levels) : ByteTable(levels) {}
 
-  using Loaded = __m512i;
+  using Loaded = VU;
   static constexpr int kPerWord = 32 / kBits;
   static constexpr int kSteps = 8 / kBits;
   static constexpr int kParts = 1;
@@ -80,18 +77,16 @@ struct TableBytes : ByteTable {
   static constexpr bool kHighPlane = false;
 
   template <int kStep>
-  HWY_INLINE __m512i bytes(__m512i word) const {
-    const __m512i index = kStep == 0 ? word : _mm512_srli_epi32(word, kBits * kStep);
-    return _mm512_permutexvar_epi8(index, table);
+  HWY_INLINE __m512i bytes(VU word) const {
+    if constexpr (kStep > 0) word = hn::ShiftRight<kBits * kStep>(word);
+    return _mm512_permutexvar_epi8(word.raw, table);
   }
 };
 
 struct Table3Bytes : ByteTable {
   HWY_INLINE explicit Table3Bytes(const IntegerLevels& levels) : ByteTable(levels) {}
 
-  struct Loaded {
-    __m512i low, high;
-  };
+  using Loaded = Word3;
   static constexpr int kPerWord = 16;
   static constexpr int kSteps = 4;
   static constexpr int kParts = 1;
@@ -101,19 +96,14 @@ struct Table3Bytes : ByteTable {
 
   template <int kStep>
   HWY_INLINE __m512i bytes(const Loaded& word) const {
-    const __m512i low = kStep == 0 ? word.low : _mm512_srli_epi32(word.low, 2 * kStep);
-    const __m512i high = kStep == 2  ? word.high
-                         : kStep < 2 ? _mm512_slli_epi32(word.high, 2 - kStep)
-                                     : _mm512_srli_epi32(word.high, kStep - 2);
-    const __m512i two = _mm512_set1_epi8(3);
-    return _mm512_permutexvar_epi8(_mm512_ternarylogic_epi32(two, low, high, 0xca), table);
+    return _mm512_permutexvar_epi8(codes_of_three_bits<kStep>(word).raw, table);
   }
 };
 
 /// Codes that are the levels themselves; two's complement ones are moved up by 128.
 template <bool kSigned>
 struct PlainBytes {
-  using Loaded = __m512i;
+  using Loaded = VU;
   static constexpr int kPerWord = 4;
   static constexpr int kSteps = 1;
   static constexpr int kParts = 2;
@@ -124,26 +114,12 @@ struct PlainBytes {
   HWY_INLINE explicit PlainBytes(const IntegerLevels&) {}
 
   template <int kStep>
-  HWY_INLINE __m512i bytes(__m512i word) const {
-    return kSigned ? _mm512_xor_si512(word, _mm512_set1_epi8(-128)) : word;
+  HWY_INLINE __m512i bytes(VU word) const {
+    return kSigned ? _mm512_xor_si512(word.raw, _mm512_set1_epi8(-128)) : word.raw;
   }
 };
 
 // ---- The product ----
-
-template <class Bytes>
-HWY_INLINE typename Bytes::Loaded load_word(const Lines& lines, int w, int line) {
-  const auto j = static_cast<std::size_t>(line);
-  const std::uint8_t* at = lines.data + j * lines.stride + static_cast<std::size_t>(w) * kLineBytes;
-  if constexpr (Bytes::kHighPlane) {
-    const int half = lines.first_word + w;
-    const std::uint8_t* high = lines.high + j * lines.high_stride + half / 2 * kLineBytes;
-    return {_mm512_loadu_si512(at),
-            _mm512_srl_epi32(_mm512_loadu_si512(high), _mm_cvtsi32_si128(4 * (half % 2)))};
-  } else {
-    return _mm512_loadu_si512(at);
-  }
-}
 
 template <int kStep, class Bytes, int kQueries, int kCount, int kChains>
 HWY_INLINE void multiply_bytes(const Bytes& decoder, const typename Bytes::Loaded (&x)[kCount],
@@ -156,16 +132,13 @@ HWY_INLINE void multiply_bytes(const Bytes& decoder, const typename Bytes::Loade
   for (int i = 0; i < kQueries; ++i) {
     KVCODEC_UNROLL
     for (int p = 0; p < Bytes::kParts; ++p) {
-      std::int32_t four;
-      std::memcpy(&four,
-                  m.data + static_cast<std::size_t>(i) * m.stride +
-                      static_cast<std::size_t>(p) * m.part_stride + at + 4 * kStep,
-                  sizeof(four));
-      const __m512i multiplier = _mm512_set1_epi32(four);
+      const VU multiplier =
+          four_codes(m.data + static_cast<std::size_t>(i) * m.stride +
+                     static_cast<std::size_t>(p) * m.part_stride + at + 4 * kStep);
       KVCODEC_UNROLL
       for (int j = 0; j < kCount; ++j) {
         __m512i& sum = acc[kStep % kChains][i][p][j];
-        sum = _mm512_dpbusd_epi32(sum, bytes[j], multiplier);
+        sum = _mm512_dpbusd_epi32(sum, bytes[j], multiplier.raw);
       }
     }
   }
