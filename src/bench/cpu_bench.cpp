@@ -81,7 +81,7 @@ std::vector<Arithmetic> arithmetics_of(const Pages& pages) {
   return {Arithmetic::f32};
 }
 
-Entry make_entry(const std::string& format, const Pages& pages, const UniqueRows& rows,
+Entry make_entry(const std::string& format, Pages& pages, const UniqueRows& rows,
                  const Shape& shape, Arithmetic arithmetic, const std::vector<float>& q) {
   Entry e;
   const AttendOptions options = attend_options(shape.head_dim, arithmetic);
@@ -147,6 +147,9 @@ void check(const CpuBenchOptions& options) {
   if (!(options.seconds > 0.0 && options.seconds <= 600.0)) {
     throw invalid_argument(bad_value("bench", "--seconds", options.seconds, "above 0, up to 600"));
   }
+  if (options.rotate_mib < 0 || options.rotate_mib > (std::int64_t{1} << 20)) {
+    throw invalid_argument(bad_value("bench", "--rotate", options.rotate_mib, "0..1048576 MiB"));
+  }
 }
 
 /// Measures all formats in one shape with every number of threads.
@@ -167,8 +170,7 @@ class ShapeRun {
     for (const Entry& e : entries_) all_.push_back(e.attention.get());
 #if defined(KVCODEC_WITH_PEERS)
     for (const std::string& name : peer_formats()) {
-      peers_.push_back(
-          {name, make_peer(name, shape_, formats.rows, q, 4 * report_.machine.l3_bytes)});
+      peers_.push_back({name, make_peer(name, shape_, formats.rows, q, report_.rotated_bytes)});
       all_.push_back(peers_.back().second.get());
     }
 #endif
@@ -220,6 +222,20 @@ CpuReport new_report() {
 
 std::vector<std::string> formats_of(const CpuBenchOptions& options) {
   return options.formats.empty() ? default_formats() : options.formats;
+}
+
+std::size_t bytes_to_rotate(const CpuBenchOptions& options, const Machine& machine,
+                            std::size_t n_buffers) {
+  if (options.rotate_mib > 0) return static_cast<std::size_t>(options.rotate_mib) << 20;
+  return rotated_bytes(machine, n_buffers);
+}
+
+std::size_t n_peers() {
+#if defined(KVCODEC_WITH_PEERS)
+  return peer_formats().size();
+#else
+  return 0;
+#endif
 }
 
 /// A shape beside the usual ones, and which of the list it is compared with.
@@ -293,7 +309,6 @@ class OddRun {
       if (sets_[i] == nullptr) continue;
       const OddShape& odd = odd_shapes()[i];
       const auto& [name, pages] = sets_[i]->pages[0];
-      if (arithmetic == Arithmetic::integer && odd.isa == "avx2") continue;  // has none
       const std::vector<Arithmetic> known = arithmetics_of(*pages);
       if (std::find(known.begin(), known.end(), arithmetic) == known.end()) continue;
       const Shape& s = odd.shape;
@@ -356,7 +371,10 @@ std::vector<std::string> default_formats() {
 CpuReport run_cpu_bench(const CpuBenchOptions& options, const Progress& progress) {
   check(options);
   CpuReport report = new_report();
-  const std::size_t rotated = 4 * report.machine.l3_bytes;
+  const std::vector<std::string> names = formats_of(options);
+  const std::size_t rotated =
+      bytes_to_rotate(options, report.machine, names.size() + n_peers() + 1);
+  report.rotated_bytes = rotated;
   ReadStream stream(rotated, kReadStep);
   const std::int64_t longest = *std::max_element(options.keys.begin(), options.keys.end());
   const int total = static_cast<int>(options.keys.size() * options.gqa.size());
@@ -367,7 +385,7 @@ CpuReport run_cpu_bench(const CpuBenchOptions& options, const Progress& progress
     for (const int gqa : options.gqa) {
       if ((gqa == 1) != (n_kv_heads == 32)) continue;
       if (!formats) {
-        formats.emplace(formats_of(options), kHeadDim, n_kv_heads, longest, 1, rotated, report);
+        formats.emplace(names, kHeadDim, n_kv_heads, longest, 1, rotated, report);
       }
       for (const std::int64_t keys : options.keys) {
         const Shape shape{kHeadDim, n_kv_heads, gqa, keys, 1};
@@ -389,10 +407,11 @@ CpuReport run_odd_shapes(const CpuBenchOptions& options, const Progress& progres
   check(options);
   CpuReport report = new_report();
   const std::vector<std::string> formats = formats_of(options);
+  report.rotated_bytes = bytes_to_rotate(options, report.machine, odd_shapes().size());
   int done = 0;
   for (const std::string& format : formats) {
     progress(format, done++, static_cast<int>(formats.size()));
-    OddRun run(format, 4 * report.machine.l3_bytes, report);
+    OddRun run(format, report.rotated_bytes, report);
     for (const Arithmetic arithmetic : {Arithmetic::f32, Arithmetic::integer}) {
       run.run(arithmetic, options.seconds);
     }

@@ -21,6 +21,9 @@ struct CpuBenchOptions {
   std::vector<int> gqa = {1, 4, 8};                       ///< 1..16
   std::vector<int> threads = {1, 2};                      ///< 1..1024
   double seconds = 2.0;                                   ///< of measuring per shape
+  /// MiB that every format, peer and the stream of reads cycle through, 0: rotated_bytes(). How much memory is
+  /// in use changes its speed where addresses are translated twice (virtual machines). 0..2^20.
+  std::int64_t rotate_mib = 0;
 };
 
 /// One format in one shape.
@@ -50,6 +53,7 @@ struct SkippedRow {
 
 struct CpuReport {
   Machine machine;
+  std::size_t rotated_bytes = 0;  ///< that each format, peer and the stream of reads cycle through
   std::string isa;
   std::map<int, double> read_bytes_per_s;  ///< by number of threads, median of all rounds
   std::vector<CpuRow> rows;

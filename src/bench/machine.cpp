@@ -1,8 +1,13 @@
 #include "src/bench/machine.hpp"
 
+#include <algorithm>
 #include <ctime>
 #include <fstream>
 #include <thread>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
 
 namespace kvcodec::bench {
 namespace {
@@ -41,11 +46,26 @@ std::size_t last_level_bytes() {
   return largest > 0 ? largest : std::size_t{32} << 20;
 }
 
+std::size_t physical_bytes() {
+#if defined(_SC_PHYS_PAGES)
+  const long pages = sysconf(_SC_PHYS_PAGES);
+  const long page_bytes = sysconf(_SC_PAGESIZE);
+  if (pages > 0 && page_bytes > 0) {
+    return static_cast<std::size_t>(pages) * static_cast<std::size_t>(page_bytes);
+  }
+#endif
+  return std::size_t{8} << 30;
+}
+
 }  // namespace
 
 Machine this_machine() {
   return {processor_name(), static_cast<int>(std::thread::hardware_concurrency()),
-          last_level_bytes()};
+          last_level_bytes(), physical_bytes()};
+}
+
+std::size_t rotated_bytes(const Machine& machine, std::size_t n_buffers) {
+  return std::min(4 * machine.l3_bytes, machine.memory_bytes / 2 / n_buffers);
 }
 
 std::string today() {

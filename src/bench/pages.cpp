@@ -128,7 +128,7 @@ double Pages::table_bytes() const {
   return bytes;
 }
 
-PagedAttention::PagedAttention(const Pages& pages, const Shape& shape, const std::vector<float>& q,
+PagedAttention::PagedAttention(Pages& pages, const Shape& shape, const std::vector<float>& q,
                                const AttendOptions& options)
     : pages_(pages), shape_(shape), options_(options), view_(pages.view()), q_(q), out_(q.size()) {
   view_.shape.n_q_heads = shape.n_q_heads();
@@ -186,7 +186,7 @@ void PagedAttention::fill_lists(std::int64_t n_encoded, std::int64_t n_copies) {
 }
 
 void PagedAttention::step(const Executor& executor) {
-  view_.indices = indices_[turn_++ % indices_.size()].data();
+  view_.indices = indices_[pages_.take_turn() % indices_.size()].data();
   const Queries queries{q_.data(), query_indptr_.data(), query_pos_.data(), nullptr, nullptr};
   const int n_workers = executor.run == nullptr ? 1 : executor.n_workers;
   const Status status =

@@ -56,6 +56,9 @@ class Pages {
   const std::int32_t* positions() const { return positions_.data(); }
   /// Bytes of a codebook's tables, read beside the pages; 0 elsewhere.
   double table_bytes() const;
+  /// Counts the steps of all who attend over these pages: whoever comes next reads other pages than
+  /// the one before, whose pages the caches still have.
+  std::size_t take_turn() { return turn_++; }
 
  private:
   std::unique_ptr<Cache> cache_;
@@ -67,23 +70,26 @@ class Pages {
   std::int64_t n_pages_ = 0;
   PageMemory data_;
   std::vector<std::int32_t> positions_;  ///< of listed rows, all 0: everything is visible
+  std::size_t turn_ = 0;
 };
 
 /// Decode attention over Pages.
 class PagedAttention : public Participant {
  public:
   /// q [n_seq, n_q_heads, head_dim] in the model's space.
-  PagedAttention(const Pages& pages, const Shape& shape, const std::vector<float>& q,
+  PagedAttention(Pages& pages, const Shape& shape, const std::vector<float>& q,
                  const AttendOptions& options);
 
   void step(const Executor& executor) override;
   double bytes() const override;
   std::vector<float> output() const override;
+  /// The list of pages that the last step read, the first stream's first.
+  const std::int32_t* pages_read() const { return view_.indices; }
 
  private:
   void fill_lists(std::int64_t n_encoded, std::int64_t n_copies);
 
-  const Pages& pages_;
+  Pages& pages_;
   Shape shape_;
   AttendOptions options_;
   KvView view_;
@@ -94,7 +100,6 @@ class PagedAttention : public Participant {
   std::vector<RawRows> sinks_, kept_, recent_;
   std::vector<float> q_, out_;
   AttendWorkspace workspace_;
-  std::size_t turn_ = 0;
 };
 
 /// Relative L2 error of the query heads of the first and the last KV head against float64 attention

@@ -56,6 +56,10 @@ void add_bench(CLI::App& app, Run& run) {
   sub->add_option("--gqa", options->cpu.gqa, "query heads per KV head")->delimiter(',');
   sub->add_option("--threads", options->cpu.threads, "threads")->delimiter(',');
   sub->add_option("--seconds", options->cpu.seconds, "of measuring per shape");
+  sub->add_option(
+      "--rotate", options->cpu.rotate_mib,
+      "MiB that each format cycles through (default: four times the last-level cache, or "
+      "its share of half of the memory)");
   sub->add_option("--shapes", options->shapes, "usual, or odd: head sizes, batches, lengths, AVX2")
       ->check(CLI::IsMember({"usual", "odd"}));
   sub->callback([options, &run] { run = [options] { return bench(*options); }; });

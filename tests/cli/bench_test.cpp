@@ -7,16 +7,34 @@ namespace {
 using Bench = Command;
 
 TEST_F(Bench, ReportsEveryFormatInEveryShape) {
-  const Outcome outcome =
-      run({"bench", "--cpu", "--formats", "f16", "nqkv:g64", "k=qjl:m256,v=nqkv:g64",
-           "kv=codebook:norope", "kv=int8,policy=lagkv:l128:r0.5", "--keys", "1024,2048", "--gqa",
-           "4", "--threads", "1,2", "--seconds", "0.01", "--json", path("r.json")});
+  const Outcome outcome = run({"bench",
+                               "--cpu",
+                               "--formats",
+                               "f16",
+                               "nqkv:g64",
+                               "k=qjl:m256,v=nqkv:g64",
+                               "kv=codebook:norope",
+                               "kv=int8,policy=lagkv:l128:r0.5",
+                               "--keys",
+                               "1024,2048",
+                               "--gqa",
+                               "4",
+                               "--threads",
+                               "1,2",
+                               "--seconds",
+                               "0.01",
+                               "--rotate",
+                               "16",
+                               "--json",
+                               path("r.json")});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_NE(outcome.out.find("read bandwidth, 2 threads"), std::string::npos) << outcome.out;
   const auto json = read_json("r.json");
   EXPECT_EQ(json.at("command"), "bench");
   EXPECT_EQ(json.at("date").get<std::string>().size(), 10u);
   EXPECT_GT(json.at("machine").at("l3_bytes"), 0);
+  EXPECT_GT(json.at("machine").at("memory_bytes"), 1e8);
+  EXPECT_EQ(json.at("rotated_bytes"), 16 << 20);
   EXPECT_GT(json.at("read_bytes_per_s").at("1"), 1e8);
   int n_f32 = 0;
   double f16_error = 1.0, lagkv_bytes = 0.0, int8_bytes = 8.125 / 8 * 2 * 2048 * 8 * 128;
@@ -48,9 +66,9 @@ TEST_F(Bench, ReportsEveryFormatInEveryShape) {
 }
 
 TEST_F(Bench, OddShapesHaveANeighbour) {
-  const Outcome outcome =
-      run({"bench", "--cpu", "--shapes", "odd", "--formats", "lm:b2",
-           "kv=int8,policy=lagkv:l128:r0.5", "--seconds", "0.01", "--json", path("r.json")});
+  const Outcome outcome = run({"bench", "--cpu", "--shapes", "odd", "--formats", "lm:b2",
+                               "kv=int8,policy=lagkv:l128:r0.5", "--seconds", "0.01", "--rotate",
+                               "16", "--json", path("r.json")});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   const auto json = read_json("r.json");
   bool seen_one_token = false;
@@ -68,6 +86,7 @@ TEST_F(Bench, OddShapesHaveANeighbour) {
 TEST_F(Bench, RefusesBadUse) {
   expect_bad_use({"bench"}, "--cpu is required");
   expect_bad_use({"bench", "--cpu", "--formats", "abacus"}, "abacus");
+  expect_bad_use({"bench", "--cpu", "--rotate", "-1"}, "--rotate = -1, allowed: ");
   expect_bad_use({"bench", "--cpu", "--keys", "1000"}, "--keys = 1000, allowed: ");
   expect_bad_use({"bench", "--cpu", "--gqa", "17"}, "--gqa = 17, allowed: 1..16");
   expect_bad_use({"bench", "--cpu", "--threads", "0"}, "--threads = 0, allowed: 1..1024");
