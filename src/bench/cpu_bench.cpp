@@ -5,6 +5,7 @@
 #include <cmath>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "kvcodec/attend/cpu_isa.hpp"
 #include "src/bench/pages.hpp"
@@ -46,12 +47,14 @@ std::vector<std::vector<double>> measure(const std::vector<Participant*>& all,
                                          const Executor& executor, double seconds) {
   std::vector<std::vector<double>> times(all.size());
   for (Participant* p : all) p->step(executor);
+  std::this_thread::sleep_for(std::chrono::duration<double>(all.back()->seconds_awake()));
   const Clock::time_point start = Clock::now();
   for (int round = 0; round < kFewestRounds || seconds_since(start) < seconds; ++round) {
     for (std::size_t i = 0; i < all.size(); ++i) {
       const Clock::time_point begin = Clock::now();
       all[i]->step(executor);
       times[i].push_back(seconds_since(begin));
+      std::this_thread::sleep_for(std::chrono::duration<double>(all[i]->seconds_awake()));
     }
   }
   return times;
@@ -161,8 +164,11 @@ class ShapeRun {
   void add(const Formats& formats, ReadStream& stream) {
     const std::vector<float> q = gaussian_values(
         static_cast<std::size_t>(shape_.n_seq * shape_.n_q_heads() * shape_.head_dim), 13);
-    for (const auto& [name, pages] : formats.pages) {
-      for (const Arithmetic arithmetic : arithmetics_of(*pages)) {
+    // All of f32, then all in integers: what shares pages with another comes long after it.
+    for (const Arithmetic arithmetic : {Arithmetic::f32, Arithmetic::integer}) {
+      for (const auto& [name, pages] : formats.pages) {
+        const std::vector<Arithmetic> known = arithmetics_of(*pages);
+        if (std::find(known.begin(), known.end(), arithmetic) == known.end()) continue;
         entries_.push_back(make_entry(name, *pages, formats.rows_of(name), shape_, arithmetic, q));
       }
     }

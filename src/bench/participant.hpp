@@ -30,6 +30,8 @@ class Participant {
   virtual double bytes() const = 0;
   /// Output of the last step, [n_seq, n_q_heads, head_dim]; empty: there is none.
   virtual std::vector<float> output() const { return {}; }
+  /// Seconds after a step for which its threads may still be awake: whoever is next waits so long.
+  virtual double seconds_awake() const { return 0.0; }
 };
 
 }  // namespace kvcodec::bench
