@@ -50,23 +50,6 @@ HWY_INLINE SegmentWeights<kQueries> scale_weights(const Params& p, int segment, 
   return out;
 }
 
-/// Lines of channels from `channel` on.
-template <class Decoder>
-HWY_INLINE Lines value_lines(const HeadPlanes& at, int channel) {
-  constexpr int kWords = kTileRows / Decoder::kPerWord;
-  constexpr std::size_t kStride = kWords * kLineBytes;
-  constexpr std::size_t kHighStride = kTileRows / 32 * kLineBytes;
-  const auto line = static_cast<std::size_t>(channel / kLanes);
-  const std::size_t skip = vector_offset(channel);
-  return {at.codes + line * kStride + skip,
-          kStride,
-          kWords,
-          at.high + line * kHighStride + skip,
-          kHighStride,
-          0,
-          at.ahead};
-}
-
 /// acc += weighted sums of the kCount * N channels from `channel` on.
 template <int kQueries, int kCount, class Decoder>
 HWY_INLINE void add_lines(const Decoder& decoder, const HeadPlanes& at, int head_dim, int channel,

@@ -13,9 +13,7 @@ namespace cpu {
 
 namespace {
 
-constexpr std::int64_t kAllTargets = 0x7fffffffffffffff;
-
-/// The tables of this machine, slowest first: scalar, then one per SIMD target.
+/// The tables of this machine, slowest first: scalar, one per SIMD target, matrices.
 struct Tables {
   static constexpr int kMax = 8;
   const Kernels* table[kMax] = {&scalar_kernels()};
@@ -27,7 +25,11 @@ struct Tables {
       const Kernels* found = simd_kernels(std::int64_t{1} << bit);
       if (found != nullptr) table[n++] = found;
     }
+    const Kernels* matrices = matrix_kernels();
+    if (matrices != nullptr && n < kMax) table[n++] = matrices;
   }
+
+  const Kernels* best() const noexcept { return table[n - 1]; }
 
   const Kernels* find(const char* name) const noexcept {
     for (int i = 0; i < n; ++i) {
@@ -50,8 +52,7 @@ struct Request {
   Request() noexcept {
     const char* text = std::getenv("KVCODEC_FORCE_ISA");
     if (text != nullptr) std::strncpy(name, text, sizeof(name) - 1);
-    const Kernels* best = simd_kernels(kAllTargets);
-    table = name[0] != '\0' ? tables().find(name) : best;
+    table = name[0] != '\0' ? tables().find(name) : tables().best();
     if (table == nullptr) table = &scalar_kernels();
   }
 };

@@ -21,9 +21,9 @@ struct WeightBytes {
   float offset[kQueries];  ///< sum of weight * zero
 };
 
-/// w [kQueries, kTileRows].
+/// w [n_q, kTileRows], n_q <= kQueries.
 template <int kZero, int kQueries, int kParts>
-HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w,
+HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w, int n_q,
                              WeightBytes<kQueries, kParts>& out) {
   VF scale[kTileRows / kN];
   VF zero[kTileRows / kN];
@@ -32,7 +32,7 @@ HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w,
     scale[v] = p.scales == nullptr ? hn::Set(DF(), p.factor) : load_scale(p, segment, v * kN);
     zero[v] = p.zeros == nullptr ? hn::Zero(DF()) : load_zero(p, segment, v * kN, scale[v]);
   }
-  for (int i = 0; i < kQueries; ++i) {
+  for (int i = 0; i < n_q; ++i) {
     VF scaled[kTileRows / kN];
     VF sum = hn::Zero(DF());
     KVCODEC_UNROLL
@@ -51,20 +51,9 @@ template <int kQueries, int kCount, class Bytes>
 HWY_INLINE void add_byte_vectors(const Bytes& decoder, const HeadPlanes& at, int head_dim,
                                  int channel, float level_unit,
                                  const WeightBytes<kQueries, Bytes::kParts>& w, float* acc) {
-  constexpr int kWords = kTileRows / Bytes::kPerWord;
-  constexpr std::size_t kStride = kWords * kLineBytes;
-  constexpr std::size_t kHighStride = kTileRows / 32 * kLineBytes;
-  const auto line = static_cast<std::size_t>(channel / kLanes);
-  const auto part = vector_offset(channel);
-  const Lines lines = {at.codes + line * kStride + part,
-                       kStride,
-                       kWords,
-                       at.high + line * kHighStride + part,
-                       kHighStride,
-                       0,
-                       at.ahead};
   VF sum[kQueries][kCount];
-  sum_bytes(decoder, lines, CodeRows{w.codes[0][0], Bytes::kParts * kTileRows, kTileRows},
+  sum_bytes(decoder, value_lines<Bytes>(at, channel),
+            CodeRows{w.codes[0][0], Bytes::kParts * kTileRows, kTileRows},
             Biases{w.bias[0], Bytes::kParts, 1}, sum);
   KVCODEC_UNROLL
   for (int i = 0; i < kQueries; ++i) {
@@ -95,7 +84,7 @@ struct AddBytesPass {
     float* out = acc + first_query * head_dim;
     WeightBytes<kQueries, Bytes::kParts> weights;
     for (int s = 0; s < p.n; ++s) {
-      weight_bytes<Bytes::kZero>(p, s, w + first_query * kTileRows, weights);
+      weight_bytes<Bytes::kZero>(p, s, w + first_query * kTileRows, kQueries, weights);
       int channel = s * p.length;
       const int end = HWY_MIN(channel + p.length, head_dim);
       for (; channel + kCount * kN <= end; channel += kCount * kN) {

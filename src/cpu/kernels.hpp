@@ -157,7 +157,7 @@ using LagDeviations = void (*)(int head_dim, const LagScaling& scaling, std::int
 /// What one instruction set provides. Members above score_rows may be null: then the codec's own
 /// functions do it, or tiles are decoded and score_rows and add_rows do the rest.
 struct Kernels {
-  const char* isa;  ///< "scalar", "avx2", "avx512", or the name of the SIMD target elsewhere
+  const char* isa;  ///< "scalar", "avx2", "avx512", "amx", or the name of the SIMD target elsewhere
   ScoreFormat score_format[kFormatKinds];
   ScoreFormat score_runs[kFormatKinds];  ///< of formats with runs
   AddFormat add_format[kFormatKinds];
@@ -166,6 +166,9 @@ struct Kernels {
   ScoreIntegers score_run_integers[kFormatKinds];  ///< of formats with runs
   AddIntegers add_integers[kFormatKinds];
   int level_steps[kFormatKinds];  ///< of IntegerLevels for the three above
+  /// Between them a thread may call score_integers and add_integers, for n_q queries. Null: at any time.
+  void (*begin_unit)(int n_q) noexcept;
+  void (*end_unit)() noexcept;
   ScoreSketch score_sketch;
   PrepareSketch prepare_sketch;
   ScoreSketchIntegers score_sketch_integers;
@@ -185,11 +188,32 @@ struct Kernels {
   LagDeviations lag_deviations;
 };
 
+/// While it lives its thread may call the kernels of a table in integers for n_q queries; one at a time.
+class KernelUnit {
+ public:
+  /// needed: false does nothing.
+  KernelUnit(const Kernels& table, int n_q, bool needed = true) noexcept
+      : end_(needed ? table.end_unit : nullptr) {
+    if (end_ != nullptr) table.begin_unit(n_q);
+  }
+  ~KernelUnit() {
+    if (end_ != nullptr) end_();
+  }
+  KernelUnit(const KernelUnit&) = delete;
+  KernelUnit& operator=(const KernelUnit&) = delete;
+
+ private:
+  void (*end_)() noexcept;
+};
+
 /// The table in use; see kvcodec/attend/cpu_isa.hpp for how it is chosen.
 const Kernels& kernels() noexcept;
 
 /// Adds kernels in integers to the table of AVX-512, if the machine has VNNI and VBMI, or to that of AVX2.
 void fill_integer_kernels(Kernels& table, bool avx512) noexcept;
+
+/// The table of AVX-512 with matrix products (AMX) for integers, or null if the machine has none.
+const Kernels* matrix_kernels() noexcept;
 
 /// The definition, in plain C++.
 const Kernels& scalar_kernels() noexcept;

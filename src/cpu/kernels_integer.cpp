@@ -1,10 +1,11 @@
-// Kernels in integers: with AVX-512 VNNI and VBMI, and with AVX2. AVX-512 without them has none.
+// Kernels in integers: with AMX, with AVX-512 VNNI and VBMI, and with AVX2. AVX-512 without them has none.
 #include "integer.hpp"
 
 #include <cmath>
 #include <limits>
 
 #include "kernels.hpp"
+#include "matrix.hpp"
 
 #if !defined(KVCODEC_NO_SIMD)
 
@@ -24,6 +25,9 @@
 #include "integer_bits-inl.h"
 #include "integer_score-inl.h"
 #include "integer_sketch-inl.h"
+#if HWY_TARGET == HWY_AVX3_DL
+#include "integer_matrix-inl.h"
+#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace kvcodec::cpu::HWY_NAMESPACE {
@@ -50,6 +54,25 @@ void fill_kernels(Kernels& table) noexcept {
   table.score_run_integers[kTable4] = score_run_integers<TableBytes<4>>;
 }
 
+#if HWY_TARGET == HWY_AVX3_DL
+template <FormatKind kKind, class Bytes>
+void fill_matrix(Kernels& table) noexcept {
+  table.score_integers[kKind] = score_matrices<Bytes>;
+  table.add_integers[kKind] = add_matrices<Bytes>;
+}
+
+/// To be called after fill_kernels().
+void fill_matrix_kernels(Kernels& table) noexcept {
+  fill_matrix<kInt8, PlainBytes<true>>(table);
+  fill_matrix<kUint8, PlainBytes<false>>(table);
+  fill_matrix<kTable2, TableBytes<2>>(table);
+  fill_matrix<kTable3, Table3Bytes>(table);
+  fill_matrix<kTable4, TableBytes<4>>(table);
+  table.begin_unit = begin_matrices;
+  table.end_unit = end_matrices;
+}
+#endif
+
 }  // namespace kvcodec::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif
@@ -65,6 +88,22 @@ void fill_integer_kernels([[maybe_unused]] Kernels& table, [[maybe_unused]] bool
 #endif
 #if !defined(KVCODEC_NO_SIMD) && (HWY_TARGETS & HWY_AVX2)
   if (!avx512) N_AVX2::fill_kernels(table);
+#endif
+}
+
+const Kernels* matrix_kernels() noexcept {
+#if !defined(KVCODEC_NO_SIMD) && (HWY_TARGETS & HWY_AVX3_DL)
+  static const bool usable = (hwy::SupportedTargets() & HWY_AVX3_DL) != 0 && matrix_usable();
+  static const Kernels table = [] {
+    const Kernels* simd = usable ? simd_kernels(HWY_AVX3) : nullptr;
+    Kernels t = simd == nullptr ? Kernels{} : *simd;
+    t.isa = "amx";
+    N_AVX3_DL::fill_matrix_kernels(t);
+    return t;
+  }();
+  return usable && table.score_rows[0] != nullptr ? &table : nullptr;
+#else
+  return nullptr;
 #endif
 }
 

@@ -69,32 +69,18 @@ void softmax_tile(int n_q, int head_dim, float sm_scale, float soft_cap,
 }  // namespace
 
 const Kernels& scalar_kernels() noexcept {
-  static constexpr Kernels table = {
-      "scalar",
-      {},
-      {},
-      {},
-      {},
-      {},
-      {},
-      {},
-      {},
-      nullptr,
-      nullptr,
-      nullptr,
-      nullptr,
-      nullptr,
-      nullptr,
-      {score_rows<DType::f32>, score_rows<DType::f16>, score_rows<DType::bf16>},
-      {add_rows<DType::f32>, add_rows<DType::f16>, add_rows<DType::bf16>},
-      softmax_tile,
-      nullptr,
-      {},
-      {},
-      nullptr,
-      nullptr,
-      nullptr,
-      nullptr};
+  static const Kernels table = [] {
+    Kernels t = {};
+    t.isa = "scalar";
+    t.score_rows[static_cast<int>(DType::f32)] = score_rows<DType::f32>;
+    t.score_rows[static_cast<int>(DType::f16)] = score_rows<DType::f16>;
+    t.score_rows[static_cast<int>(DType::bf16)] = score_rows<DType::bf16>;
+    t.add_rows[static_cast<int>(DType::f32)] = add_rows<DType::f32>;
+    t.add_rows[static_cast<int>(DType::f16)] = add_rows<DType::f16>;
+    t.add_rows[static_cast<int>(DType::bf16)] = add_rows<DType::bf16>;
+    t.softmax_tile = softmax_tile;
+    return t;
+  }();
   return table;
 }
 

@@ -67,6 +67,23 @@ HWY_INLINE HeadPlanes planes_of(const TileFormat& f, const std::byte* tile, int 
   return at;
 }
 
+/// Lines of channels from `channel` on.
+template <class Decoder>
+HWY_INLINE Lines value_lines(const HeadPlanes& at, int channel) {
+  constexpr int kWords = kTileRows / Decoder::kPerWord;
+  constexpr std::size_t kStride = kWords * kLineBytes;
+  constexpr std::size_t kHighStride = kTileRows / 32 * kLineBytes;
+  const auto line = static_cast<std::size_t>(channel / kLanes);
+  const std::size_t skip = vector_offset(channel);
+  return {at.codes + line * kStride + skip,
+          kStride,
+          kWords,
+          at.high + line * kHighStride + skip,
+          kHighStride,
+          0,
+          at.ahead};
+}
+
 /// Stored scales of rows row .. row + N - 1 of a segment, times the factor.
 HWY_INLINE VF load_scale(const Params& p, int segment, int row) {
   const std::uint8_t* plane = p.scales + static_cast<std::size_t>(segment) * p.scale_stride;

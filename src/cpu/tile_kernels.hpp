@@ -19,7 +19,7 @@ enum class TileReading {
   codebook,
 };
 
-/// Scores the K tiles of a codec.
+/// Scores the K tiles of a codec. In integers a KernelUnit of the table must live, here and below.
 class KeyKernel {
  public:
   /// own_tables: codecs differ in their tables from head to head (KvView::k_codecs).

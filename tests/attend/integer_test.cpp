@@ -6,9 +6,11 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/codec/make_codec.hpp"
 #include "src/cpu/tile_kernels.hpp"
 #include "tests/support/attend_tools.hpp"
@@ -26,8 +28,10 @@ const char* const kSpecs[] = {"int8",       "wkv:b8:g64",  "wkv:b4:g128", "wkv:b
                               "lm:b3",      "lm:b2",       "lm:b1",       "rabitq:b1",
                               "rabitq:b4",  "mxfp4",       "nvfp4"};
 constexpr int kHeadDims[] = {64, 80, 128, 256};
-constexpr int kQueryCounts[] = {1, 2, 3, 4, 7, 8, 13};
-constexpr int kMost = 13;
+constexpr int kQueryCounts[] = {1, 2, 3, 4, 7, 8, 13, 16, 21, 32};
+constexpr int kMost = 32;
+/// Counts up to here are compared with the products, more than that with one query at a time.
+constexpr int kMostCompared = 13;
 
 std::size_t at(int row, int width) {
   return static_cast<std::size_t>(row) * static_cast<std::size_t>(width);
@@ -88,9 +92,21 @@ class IntegerKernels : public testing::TestWithParam<const char*> {
     if (!has_integers()) GTEST_SKIP() << "no integer products on this machine";
   }
 
-  /// body(codec, head_dim, head)
+  /// body(codec, head_dim, head), on every instruction set that has integers.
   template <class Body>
   void for_each_shape(const Body& body) const {
+    const std::string best = cpu_isa();
+    for (const std::string& isa : available_cpu_isas()) {
+      force_cpu_isa(isa);
+      SCOPED_TRACE(isa);
+      if (has_integers()) for_each_shape_here(body);
+    }
+    force_cpu_isa(best);
+  }
+
+ private:
+  template <class Body>
+  void for_each_shape_here(const Body& body) const {
     for (const int head_dim : kHeadDims) {
       const AnyCodec codec = make_codec(GetParam()).with_tables(head_dim);
       if (!codec.supports(head_dim)) continue;
@@ -126,9 +142,10 @@ TEST_P(IntegerKernels, ScoresAreTheProductsUpToRounding) {
           codec.name() + " head_dim " + std::to_string(head_dim) + " n_q " + std::to_string(n_q);
       std::vector<float> scores(at(n_q, kTileRows), NAN);
       cpu::Ahead ahead;
+      const cpu::KernelUnit unit(cpu::kernels(), n_q);
       kernel(codec, tile.bytes.data(), head, prepared.data(), bytes, n_q, ahead, scores.data());
       for (int i = 0; i < n_q; ++i) {
-        for (int row = 0; row < kTileRows; ++row) {
+        for (int row = 0; row < kTileRows && n_q <= kMostCompared; ++row) {
           Bound bound(level_steps(format.bits));
           for (int c = 0; c < head_dim; ++c) {
             bound.add(static_cast<double>(q[at(i, head_dim) + at(c, 1)]),
@@ -162,10 +179,11 @@ TEST_P(IntegerKernels, SumsAreTheProductsUpToRounding) {
           codec.name() + " head_dim " + std::to_string(head_dim) + " n_q " + std::to_string(n_q);
       std::vector<float> acc = before;
       cpu::Ahead ahead;
+      const cpu::KernelUnit unit(cpu::kernels(), n_q);
       kernel(codec, tile.bytes.data(), head, w.data(), n_q, ahead, acc.data());
       std::vector<float> alone = before;
       for (int i = 0; i < n_q; ++i) {
-        for (int c = 0; c < head_dim; ++c) {
+        for (int c = 0; c < head_dim && n_q <= kMostCompared; ++c) {
           // Weights times scales are what is rounded, so both tops are those of the tile.
           Bound bound(level_steps(format.bits));
           for (int row = 0; row < kTileRows; ++row) {
@@ -186,6 +204,38 @@ TEST_P(IntegerKernels, SumsAreTheProductsUpToRounding) {
       ASSERT_EQ(alone, acc) << what << ": a query depends on the others";
     }
   });
+}
+
+// Whatever multiplies the integers, their sums are exact.
+TEST(IntegerMatrices, GiveTheBitsOfVectors) {
+  const std::vector<std::string> isas = available_cpu_isas();
+  if (std::find(isas.begin(), isas.end(), "amx") == isas.end()) GTEST_SKIP() << "no AMX";
+  for (const char* spec : kSpecs) {
+    const AnyCodec codec = make_codec(spec).with_tables(128);
+    const Tile keys(codec, Side::key, 128, 0);
+    const Tile values(codec, Side::value, 128, 0);
+    const std::vector<float> q = test::gauss_rows(kMost, 128, 5);
+    const std::vector<float> w = test::gauss_rows(kMost, kTileRows, 7);
+    std::vector<float> scores[2], sums[2];
+    for (const int i : {0, 1}) {
+      force_cpu_isa(i == 0 ? "avx512" : "amx");
+      const cpu::KeyKernel key(cpu::kernels(), codec, 128, false, true);
+      const cpu::ValueKernel value(cpu::kernels(), codec, 128, false, true);
+      std::vector<std::max_align_t> memory(kMost * cpu::KeyKernel::bytes_per_query(codec, 128));
+      void* at_line = memory.data();
+      std::size_t space = memory.size() * sizeof(std::max_align_t);
+      auto* bytes = static_cast<std::byte*>(std::align(64, 64, at_line, space));
+      key.prepare(codec, q.data(), kMost, bytes);
+      scores[i].resize(at(kMost, kTileRows));
+      sums[i].resize(at(kMost, 128));
+      const cpu::KernelUnit unit(cpu::kernels(), kMost);
+      cpu::Ahead ahead;
+      key(codec, keys.bytes.data(), 0, q.data(), bytes, kMost, ahead, scores[i].data());
+      value(codec, values.bytes.data(), 0, w.data(), kMost, ahead, sums[i].data());
+    }
+    EXPECT_EQ(scores[0], scores[1]) << spec;
+    EXPECT_EQ(sums[0], sums[1]) << spec;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, IntegerKernels, testing::ValuesIn(kSpecs), [](const auto& of) {

@@ -6,8 +6,8 @@
 
 namespace kvcodec {
 
-/// Name of the instruction set in use: "scalar", "avx2", "avx512" on x86; the SIMD target's name
-/// elsewhere. Chosen at the first call: the best the machine has, or what the environment variable
+/// Name of the instruction set in use: "scalar", "avx2", "avx512", "amx" (AVX-512 with matrix products for
+/// Arithmetic::integer, which Linux is asked to allow) on x86; the SIMD target's name elsewhere. Chosen at the first call: the best the machine has, or what the environment variable
 /// KVCODEC_FORCE_ISA names. An unknown or missing instruction set there leaves "scalar" in use and
 /// cpu_isa_problem() says why.
 const char* cpu_isa() noexcept;

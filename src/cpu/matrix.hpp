@@ -1,0 +1,22 @@
+// AMX: registers that hold matrices of 16 rows by 64 bytes, and their product, on Linux.
+#pragma once
+
+#include <cstddef>
+
+namespace kvcodec::cpu {
+
+/// Most rows of queries in one product.
+inline constexpr int kMatrixRows = 16;
+
+/// Whether the processor multiplies matrices of bytes and the system lets this process do it: asked for
+/// at the first call, for all threads. False too where a signal stack is too small for such a state.
+bool matrix_usable() noexcept;
+
+/// From here on this thread's registers are: 0 to 3 sums [n, 16] int32, 4 and 5 queries [n, 64] bytes, 6 and 7
+/// levels [16, 16] of four bytes, with n the smaller of n_q and kMatrixRows. Only where matrix_usable().
+void begin_matrices(int n_q) noexcept;
+
+/// Frees them: the system saves them at every change of threads until then.
+void end_matrices() noexcept;
+
+}  // namespace kvcodec::cpu
