@@ -50,31 +50,8 @@ inline constexpr float kCodeLimit = kParts == 1 ? 127.0f : 127.0f * 128.0f;
 /// Below this, which no product would notice, values count as 0: its inverse could overflow.
 inline constexpr float kTinyMultiplier = 1e-30f;
 
-/// Codes of kCount vectors, `part_stride` bytes from part to part; bias[parts] becomes -kZero * the sum of
-/// each part's codes. Returns the unit. Values that are not finite give any codes: for weights, whose
-/// sum is NaN as well then.
-template <int kParts, int kZero, int kCount>
-HWY_INLINE float quantize_vectors(const VF (&x)[kCount], std::int8_t* codes, int part_stride,
-                                  std::int32_t* bias) {
-  VF top = hn::Abs(x[0]);
-  KVCODEC_UNROLL
-  for (int v = 1; v < kCount; ++v) top = hn::Max(top, hn::Abs(x[v]));
-  const float largest = hn::GetLane(hn::MaxOfLanes(DF(), top));
-  const bool tiny = largest < kTinyMultiplier;
-  const VF inverse = hn::Set(DF(), tiny ? 0.0f : kCodeLimit<kParts> / largest);
-  CodeSums<kParts> total;
-  KVCODEC_UNROLL
-  for (int v = 0; v < kCount; v += kVectors) {
-    VF scaled[kVectors];
-    KVCODEC_UNROLL
-    for (int i = 0; i < kVectors; ++i) scaled[i] = hn::Mul(x[v + i], inverse);
-    put_codes<kParts>(scaled, codes, v * kN, part_stride, total);
-  }
-  total.template put_bias<kZero>(bias);
-  return tiny ? 0.0f : largest * (1.0f / kCodeLimit<kParts>);
-}
-
-/// The same of x [n] (n a multiple of 16), with unit NaN where x is not finite.
+/// Codes of x [n] (n a multiple of 16), `part_stride` bytes from part to part; bias[parts] becomes -kZero *
+/// the sum of each part's codes. Returns the unit, NaN where x is not finite.
 template <int kParts, int kZero>
 HWY_INLINE float quantize(const float* x, int n, std::int8_t* codes, int part_stride,
                           std::int32_t* bias) {

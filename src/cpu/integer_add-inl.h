@@ -15,13 +15,31 @@ namespace kvcodec::cpu::HWY_NAMESPACE {
 /// Weights times the scales of one segment, in bytes.
 template <int kQueries, int kParts>
 struct WeightBytes {
-  alignas(64) std::int8_t codes[kQueries][kParts][kTileRows];
-  std::int32_t bias[kQueries][kParts];
-  float unit[kQueries];
-  float offset[kQueries];  ///< sum of weight * zero
+  static constexpr int kPlaces = (kQueries + kReduced - 1) / kReduced * kReduced;
+
+  alignas(64) std::int8_t codes[kPlaces][kParts][kTileRows];
+  std::int32_t bias[kPlaces][kParts];
+  float unit[kPlaces];
+  float offset[kPlaces];  ///< sum of weight * zero
 };
 
-/// w [n_q, kTileRows], n_q <= kQueries.
+/// Weights of one query times the scales of a segment; returns their largest magnitude in `top`.
+struct ScaledWeights {
+  HWY_INLINE ScaledWeights(const VF (&scale)[kTileRows / kN], const float* w)
+      : top(hn::Zero(DF())) {
+    KVCODEC_UNROLL
+    for (int v = 0; v < kTileRows / kN; ++v) {
+      value[v] = hn::Mul(hn::LoadU(DF(), w + v * kN), scale[v]);
+      top = hn::Max(top, hn::Abs(value[v]));
+    }
+  }
+
+  VF value[kTileRows / kN];
+  VF top;
+};
+
+/// w [n_q, kTileRows], n_q <= kQueries. Weights that are not finite give any codes: the sum of the
+/// softmax is NaN as well then.
 template <int kZero, int kQueries, int kParts>
 HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w, int n_q,
                              WeightBytes<kQueries, kParts>& out) {
@@ -32,17 +50,46 @@ HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w, int n
     scale[v] = p.scales == nullptr ? hn::Set(DF(), p.factor) : load_scale(p, segment, v * kN);
     zero[v] = p.zeros == nullptr ? hn::Zero(DF()) : load_zero(p, segment, v * kN, scale[v]);
   }
-  for (int i = 0; i < n_q; ++i) {
-    VF scaled[kTileRows / kN];
-    VF sum = hn::Zero(DF());
+  for (int first = 0; first < n_q; first += kReduced) {
+    const int n = HWY_MIN(n_q - first, kReduced);
+    const float* weights = w + first * kTileRows;
+    VF top[kReduced];
+    VF sum[kReduced];
     KVCODEC_UNROLL
-    for (int v = 0; v < kTileRows / kN; ++v) {
-      const VF weight = hn::LoadU(DF(), w + i * kTileRows + v * kN);
-      scaled[v] = hn::Mul(weight, scale[v]);
-      sum = hn::MulAdd(weight, zero[v], sum);
+    for (int i = 0; i < kReduced; ++i) {
+      top[i] = sum[i] = hn::Zero(DF());
+      if (i >= n) continue;
+      top[i] = ScaledWeights(scale, weights + i * kTileRows).top;
+      if (p.zeros == nullptr) continue;
+      KVCODEC_UNROLL
+      for (int v = 0; v < kTileRows / kN; ++v) {
+        sum[i] = hn::MulAdd(hn::LoadU(DF(), weights + i * kTileRows + v * kN), zero[v], sum[i]);
+      }
     }
-    out.unit[i] = quantize_vectors<kParts, kZero>(scaled, out.codes[i][0], kTileRows, out.bias[i]);
-    out.offset[i] = p.zeros == nullptr ? 0.0f : hn::GetLane(hn::SumOfLanes(DF(), sum));
+    const VF largest = reduce_each(MaxOf(), DF(), top);
+    const auto tiny = hn::Lt(largest, hn::Set(DF(), kTinyMultiplier));
+    const VF limit = hn::Set(DF(), kCodeLimit<kParts>);
+    alignas(64) float inverse[kLanes];
+    hn::Store(hn::IfThenZeroElse(tiny, hn::Div(limit, largest)), DF(), inverse);
+    store_four(DF(),
+               hn::IfThenZeroElse(tiny, hn::Mul(largest, hn::Set(DF(), 1.0f / kCodeLimit<kParts>))),
+               out.unit + first);
+    store_four(DF(), reduce_each(SumOf(), DF(), sum), out.offset + first);
+    CodeSums<kParts> total[kReduced];
+    KVCODEC_UNROLL
+    for (int i = 0; i < kReduced; ++i) {
+      if (i >= n) continue;
+      const ScaledWeights x(scale, weights + i * kTileRows);
+      const VF factor = hn::Set(DF(), inverse[i]);
+      KVCODEC_UNROLL
+      for (int v = 0; v < kTileRows / kN; v += kVectors) {
+        VF scaled[kVectors];
+        KVCODEC_UNROLL
+        for (int j = 0; j < kVectors; ++j) scaled[j] = hn::Mul(x.value[v + j], factor);
+        put_codes<kParts>(scaled, out.codes[first + i][0], v * kN, kTileRows, total[i]);
+      }
+    }
+    CodeSums<kParts>::template put_biases<kZero>(total, out.bias[first]);
   }
 }
 

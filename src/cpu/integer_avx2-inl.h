@@ -24,7 +24,17 @@ struct CodeSums {
     if constexpr (kZero != 0) bias[0] = -kZero * hn::GetLane(hn::SumOfLanes(DI(), total));
   }
 
-  hn::Vec<DI> total;
+  /// bias [kReduced, kParts] of as many queries.
+  template <int kZero>
+  static HWY_INLINE void put_biases(const CodeSums (&of)[kReduced], std::int32_t* bias) {
+    if constexpr (kZero != 0) {
+      static_assert(kParts == 1);
+      const VI each[kReduced] = {of[0].total, of[1].total, of[2].total, of[3].total};
+      store_four(DI(), hn::Mul(reduce_each(SumOf(), DI(), each), hn::Set(DI(), -kZero)), bias);
+    }
+  }
+
+  VI total;
 };
 
 /// Codes of 16 scaled multipliers to codes + kParts * at. Codes of two bytes stand in the order that

@@ -26,6 +26,23 @@ struct CodeSums {
     for (int p = 0; p < kParts; ++p) bias[p] = -kZero * _mm512_reduce_add_epi32(total[p]);
   }
 
+  /// bias [kReduced, kParts] of as many queries.
+  template <int kZero>
+  static HWY_INLINE void put_biases(const CodeSums (&of)[kReduced], std::int32_t* bias) {
+    alignas(64) std::int32_t sums[kParts][kLanes];
+    KVCODEC_UNROLL
+    for (int p = 0; p < kParts; ++p) {
+      const VI each[kReduced] = {VI{of[0].total[p]}, VI{of[1].total[p]}, VI{of[2].total[p]},
+                                 VI{of[3].total[p]}};
+      hn::Store(hn::Mul(reduce_each(SumOf(), DI(), each), hn::Set(DI(), -kZero)), DI(), sums[p]);
+    }
+    KVCODEC_UNROLL
+    for (int i = 0; i < kReduced; ++i) {
+      KVCODEC_UNROLL
+      for (int p = 0; p < kParts; ++p) bias[i * kParts + p] = sums[p][i];
+    }
+  }
+
   __m512i total[kParts];
 };
 

@@ -11,9 +11,12 @@
 
 #include "decoders-inl.h"
 #include "integer.hpp"
+#include "reduce-inl.h"
 
 KVCODEC_BEFORE_INTEGERS();
 namespace kvcodec::cpu::HWY_NAMESPACE {
+
+using VI = hn::Vec<DI>;
 
 /// Word w of vector j, VU or Word3: the lanes of a line are kVectors vectors.
 template <class Bytes>

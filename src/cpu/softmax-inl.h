@@ -9,7 +9,7 @@
 
 #include <cstring>
 
-#include "lines-inl.h"
+#include "reduce-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvcodec::cpu::HWY_NAMESPACE {
@@ -65,9 +65,9 @@ HWY_INLINE MF rows_mask(std::uint64_t rows, int row) {
   return hn::LoadMaskBits(DF(), bytes);
 }
 
-/// Replaces scores by logits; returns their maximum over `rows`, or over all if kAll.
+/// Replaces scores by logits; returns maxima over `rows`, or over all if kAll.
 template <bool kAll>
-HWY_INLINE float take_logits(float sm_scale, float soft_cap, std::uint64_t rows, float* s) {
+HWY_INLINE VF take_logits(float sm_scale, float soft_cap, std::uint64_t rows, float* s) {
   const DF d;
   const VF lowest = hn::Neg(hn::Inf(d));
   const VF scale = hn::Set(d, sm_scale);
@@ -81,12 +81,12 @@ HWY_INLINE float take_logits(float sm_scale, float soft_cap, std::uint64_t rows,
     hn::StoreU(logit, d, s + row);
     top = hn::Max(top, kAll ? logit : hn::IfThenElse(rows_mask(rows, row), logit, lowest));
   }
-  return hn::GetLane(hn::MaxOfLanes(d, top));
+  return top;
 }
 
-/// Replaces logits by exp(logit - m) and, unless kAll, by 0 outside `rows`; returns the sum.
+/// Replaces logits by exp(logit - m) and, unless kAll, by 0 outside `rows`; returns sums.
 template <bool kAll>
-HWY_INLINE float take_weights(float m, std::uint64_t rows, float* s) {
+HWY_INLINE VF take_weights(float m, std::uint64_t rows, float* s) {
   const DF d;
   const VF top = hn::Set(d, m);
   VF sum = hn::Zero(d);
@@ -96,37 +96,68 @@ HWY_INLINE float take_weights(float m, std::uint64_t rows, float* s) {
     hn::StoreU(weight, d, s + row);
     sum = hn::Add(sum, weight);
   }
-  return hn::GetLane(hn::SumOfLanes(d, sum));
+  return sum;
+}
+
+/// The step for n <= kReduced queries. A query's result does not depend on the others.
+template <bool kAll>
+HWY_INLINE void softmax_group(int n, int head_dim, float sm_scale, float soft_cap,
+                              const std::uint64_t* rows, float* scores, float* m, float* l,
+                              float* acc) {
+  const DF d;
+  VF part[kReduced];
+  alignas(64) float old_m[kLanes] = {};
+  alignas(64) float new_m[kLanes];
+  alignas(64) float shrink[kLanes];
+  KVCODEC_UNROLL
+  for (int i = 0; i < kReduced; ++i) {
+    part[i] = hn::Zero(d);
+    if (i >= n) continue;
+    old_m[i] = m[i];
+    part[i] = take_logits<kAll>(sm_scale, soft_cap, kAll ? 0 : rows[i], scores + i * kTileRows);
+  }
+  const VF top = reduce_each(MaxOf(), d, part);
+  const VF before = hn::Load(d, old_m);
+  const auto grows = hn::Gt(top, before);
+  const VF now = hn::IfThenElse(grows, top, before);
+  hn::Store(now, d, new_m);
+  hn::Store(hn::IfThenElse(grows, exp_of(hn::Sub(before, now)), hn::Set(d, 1.0f)), d, shrink);
+  KVCODEC_UNROLL
+  for (int i = 0; i < kReduced; ++i) {
+    part[i] = hn::Zero(d);
+    if (i >= n) continue;
+    part[i] = take_weights<kAll>(new_m[i], kAll ? 0 : rows[i], scores + i * kTileRows);
+  }
+  float sum[kReduced];
+  store_four(d, reduce_each(SumOf(), d, part), sum);
+  for (int i = 0; i < n; ++i) {
+    l[i] = l[i] * shrink[i] + sum[i];
+    if (!(new_m[i] > old_m[i])) continue;
+    m[i] = new_m[i];
+    const VF factor = hn::Set(d, shrink[i]);
+    float* out = acc + i * head_dim;
+    for (int c = 0; c < head_dim; c += kN) {
+      hn::StoreU(hn::Mul(hn::LoadU(d, out + c), factor), d, out + c);
+    }
+  }
 }
 
 inline void softmax_tile(int n_q, int head_dim, float sm_scale, float soft_cap,
                          const std::uint64_t* visible, float* scores, float* m, float* l,
                          float* acc) {
-  const DF d;
-  for (int i = 0; i < n_q; ++i) {
+  for (int i = 0; i < n_q; i += kReduced) {
+    const int n = HWY_MIN(n_q - i, kReduced);
+    bool all = true;
+    for (int j = 0; visible != nullptr && j < n; ++j) {
+      all = all && visible[i + j] == ~std::uint64_t{0};
+    }
     float* s = scores + i * kTileRows;
-    const std::uint64_t rows = visible != nullptr ? visible[i] : ~std::uint64_t{0};
-    if (rows == 0) {
-      for (int row = 0; row < kTileRows; row += kN) hn::StoreU(hn::Zero(d), d, s + row);
-      continue;
+    float* out = acc + i * head_dim;
+    if (all) {
+      softmax_group<true>(n, head_dim, sm_scale, soft_cap, nullptr, s, m + i, l + i, out);
+    } else {
+      softmax_group<false>(n, head_dim, sm_scale, soft_cap, visible + i, s, m + i, l + i, out);
     }
-    const bool all = rows == ~std::uint64_t{0};
-    const float top = all ? take_logits<true>(sm_scale, soft_cap, rows, s)
-                          : take_logits<false>(sm_scale, soft_cap, rows, s);
-    const bool grows = top > m[i];
-    const float new_m = grows ? top : m[i];
-    const float sum =
-        all ? take_weights<true>(new_m, rows, s) : take_weights<false>(new_m, rows, s);
-    if (grows) {
-      const VF shrink = exp_of(hn::Set(d, m[i] - new_m));
-      float* out = acc + i * head_dim;
-      for (int c = 0; c < head_dim; c += kN) {
-        hn::StoreU(hn::Mul(hn::LoadU(d, out + c), shrink), d, out + c);
-      }
-      l[i] = l[i] * hn::GetLane(shrink);
-      m[i] = new_m;
-    }
-    l[i] += sum;
   }
 }
 
