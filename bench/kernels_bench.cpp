@@ -112,7 +112,7 @@ class Attention {
   /// Tiles `first` .. `first + n_window - 1` of the stream.
   void run(const Stream& stream, std::size_t first) {
     const std::byte* tile = stream.data.get() + first * stream.stride;
-    const cpu::KernelUnit unit(table_, case_.n_q, case_.integers);
+    const cpu::KernelUnit unit(table_, case_.n_q);
     for (std::size_t i = 0; i < stream.n_window; ++i) {
       if (case_.operation != Operation::add) {
         cpu::Ahead ahead = ahead_of(stream, tile);

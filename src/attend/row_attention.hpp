@@ -76,13 +76,12 @@ class RowAttention {
       : view_(view),
         queries_(queries),
         options_(options),
-        table_(cpu::kernels()),
+        table_(cpu::table_for(view.k_codec, view.v_codec, view.shape.head_dim,
+                              options.arithmetic == Arithmetic::integer)),
         score_kernel_(table_, view.k_codec, view.shape.head_dim, view.k_codecs != nullptr,
                       options.arithmetic == Arithmetic::integer),
         add_kernel_(table_, view.v_codec, view.shape.head_dim, view.v_codecs != nullptr,
-                    options.arithmetic == Arithmetic::integer),
-        in_integers_(score_kernel_.reading() == cpu::TileReading::integer ||
-                     add_kernel_.reading() == cpu::TileReading::integer) {}
+                    options.arithmetic == Arithmetic::integer) {}
 
   /// Queries as the key codec takes them, and their products with the center of the keys: what
   /// encoded() needs once per unit.
@@ -119,7 +118,7 @@ class RowAttention {
     const std::int64_t n_encoded = view_.encoded_rows(stream);
     const std::int64_t end = std::min(n_encoded, first_row + kSplitRows);
     const std::int32_t pos0 = view_.first_pos != nullptr ? view_.first_pos[stream] : 0;
-    const cpu::KernelUnit unit(table_, u.n_rows, in_integers_);
+    const cpu::KernelUnit unit(table_, u.n_rows);
     for (std::int64_t row = first_row; row < end; row += kTileRows) {
       const auto n_rows = static_cast<int>(std::min<std::int64_t>(kTileRows, end - row));
       const std::int64_t slot =
@@ -301,7 +300,6 @@ class RowAttention {
   const cpu::Kernels& table_;
   cpu::KeyKernel score_kernel_;
   cpu::ValueKernel add_kernel_;
-  bool in_integers_;
 };
 
 }  // namespace kvcodec

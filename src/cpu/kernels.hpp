@@ -169,6 +169,8 @@ struct Kernels {
   /// Between them a thread may call score_integers and add_integers, for n_q queries. Null: at any time.
   void (*begin_unit)(int n_q) noexcept;
   void (*end_unit)() noexcept;
+  const Kernels*
+      vectors;  ///< of a table that multiplies matrices: the one that it differs from; else null
   ScoreSketch score_sketch;
   PrepareSketch prepare_sketch;
   ScoreSketchIntegers score_sketch_integers;
@@ -191,9 +193,7 @@ struct Kernels {
 /// While it lives its thread may call the kernels of a table in integers for n_q queries; one at a time.
 class KernelUnit {
  public:
-  /// needed: false does nothing.
-  KernelUnit(const Kernels& table, int n_q, bool needed = true) noexcept
-      : end_(needed ? table.end_unit : nullptr) {
+  KernelUnit(const Kernels& table, int n_q) noexcept : end_(table.end_unit) {
     if (end_ != nullptr) table.begin_unit(n_q);
   }
   ~KernelUnit() {

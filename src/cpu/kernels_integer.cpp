@@ -93,11 +93,13 @@ void fill_integer_kernels([[maybe_unused]] Kernels& table, [[maybe_unused]] bool
 
 const Kernels* matrix_kernels() noexcept {
 #if !defined(KVCODEC_NO_SIMD) && (HWY_TARGETS & HWY_AVX3_DL)
-  static const bool usable = (hwy::SupportedTargets() & HWY_AVX3_DL) != 0 && matrix_usable();
+  static const bool usable =
+      (hwy::SupportedTargets() & HWY_AVX3_DL) != 0 && processor_has_matrices();
   static const Kernels table = [] {
     const Kernels* simd = usable ? simd_kernels(HWY_AVX3) : nullptr;
     Kernels t = simd == nullptr ? Kernels{} : *simd;
     t.isa = "amx";
+    t.vectors = simd;
     N_AVX3_DL::fill_matrix_kernels(t);
     return t;
   }();

@@ -24,7 +24,7 @@ struct alignas(64) Shapes {
 };
 static_assert(sizeof(Shapes) == 64);
 
-bool processor_has_matrices() noexcept {
+bool cpuid_has_matrices() noexcept {
   constexpr unsigned kTiles = 1u << 24;
   constexpr unsigned kBytes = 1u << 25;
   unsigned a = 0, b = 0, c = 0, d = 0;
@@ -39,12 +39,18 @@ bool system_allows_matrices() noexcept {
 
 }  // namespace
 
+bool processor_has_matrices() noexcept {
+  static const bool has = cpuid_has_matrices();
+  return has;
+}
+
 bool matrix_usable() noexcept {
   static const bool usable = processor_has_matrices() && system_allows_matrices();
   return usable;
 }
 
 void begin_matrices(int n_q) noexcept {
+  if (!matrix_usable()) return;
   const int n = n_q < kMatrixRows ? n_q : kMatrixRows;
   Shapes shapes;
   for (int i = 0; i < 8; ++i) {
@@ -58,6 +64,7 @@ void end_matrices() noexcept { asm volatile("tilerelease"); }
 
 #else
 
+bool processor_has_matrices() noexcept { return false; }
 bool matrix_usable() noexcept { return false; }
 void begin_matrices(int) noexcept {}
 void end_matrices() noexcept {}

@@ -8,8 +8,12 @@ namespace kvcodec::cpu {
 /// Most rows of queries in one product.
 inline constexpr int kMatrixRows = 16;
 
-/// Whether the processor multiplies matrices of bytes and the system lets this process do it: asked for
-/// at the first call, for all threads. False too where a signal stack is too small for such a state.
+/// Whether the processor multiplies matrices of bytes.
+bool processor_has_matrices() noexcept;
+
+/// Whether it does and the system lets this process: asked for at the first call, for all its threads.
+/// From then on the system refuses signal stacks (sigaltstack) of less than about 12 KiB; where a thread
+/// has a smaller one already, it refuses us. So nobody is asked before matrices are wanted.
 bool matrix_usable() noexcept;
 
 /// From here on this thread's registers are: 0 to 3 sums [n, 16] int32, 4 and 5 queries [n, 64] bytes, 6 and 7

@@ -5,6 +5,7 @@
 
 #include "kvcodec/codec/codebook.hpp"
 #include "kvcodec/codec/qjl.hpp"
+#include "src/cpu/matrix.hpp"
 
 namespace kvcodec::cpu {
 namespace {
@@ -50,6 +51,15 @@ FormatKind readable_kind(const AnyCodec& codec, Side side, int head_dim, TileFor
   return fits_segments(f, side, codec.head_span(head_dim)) ? kind_of(f) : kFormatKinds;
 }
 
+/// Whether kernels in matrices read all tiles of one side: 64 bytes of levels at a time.
+bool in_matrices(const AnyCodec& codec, Side side, int head_dim) noexcept {
+  TileFormat f;
+  const FormatKind kind = readable_kind(codec, side, head_dim, f);
+  if (kind == kFormatKinds || f.run > 0 || head_dim % kTileRows != 0) return false;
+  if (f.group != 0 && f.group < f.width && f.group % kTileRows != 0) return false;
+  return kind == kInt8 || kind == kUint8 || kind == kTable2 || kind == kTable3 || kind == kTable4;
+}
+
 SketchTiles sketch_of(const Qjl& codec) noexcept {
   return {codec.table.columns,
           codec.table.sketch_dim,
@@ -77,6 +87,15 @@ CodebookTiles codebook_of(const Codebook& codec) noexcept {
 }
 
 }  // namespace
+
+const Kernels& table_for(const AnyCodec& k_codec, const AnyCodec& v_codec, int head_dim,
+                         bool integers) noexcept {
+  const Kernels& best = kernels();
+  if (best.vectors == nullptr) return best;
+  const bool both = integers && in_matrices(k_codec, Side::key, head_dim) &&
+                    in_matrices(v_codec, Side::value, head_dim);
+  return both && matrix_usable() ? best : *best.vectors;
+}
 
 KeyKernel::KeyKernel(const Kernels& table, const AnyCodec& codec, int head_dim, bool own_tables,
                      bool integers) noexcept

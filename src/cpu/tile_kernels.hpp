@@ -19,6 +19,11 @@ enum class TileReading {
   codebook,
 };
 
+/// The table in use, or its part without matrices unless K and V are both multiplied in them: the
+/// processor runs more slowly meanwhile, which the other kernels would pay for.
+const Kernels& table_for(const AnyCodec& k_codec, const AnyCodec& v_codec, int head_dim,
+                         bool integers) noexcept;
+
 /// Scores the K tiles of a codec. In integers a KernelUnit of the table must live, here and below.
 class KeyKernel {
  public:

@@ -6,13 +6,18 @@
 
 namespace kvcodec {
 
-/// Name of the instruction set in use: "scalar", "avx2", "avx512", "amx" (AVX-512 with matrix products for
-/// Arithmetic::integer, which Linux is asked to allow) on x86; the SIMD target's name elsewhere. Chosen at the first call: the best the machine has, or what the environment variable
+/// Name of the instruction set in use: "scalar", "avx2", "avx512", "amx" on x86; the SIMD target's name
+/// elsewhere. Chosen at the first call: the best the machine has, or what the environment variable
 /// KVCODEC_FORCE_ISA names. An unknown or missing instruction set there leaves "scalar" in use and
 /// cpu_isa_problem() says why.
+///
+/// "amx" is "avx512" with matrix products for Arithmetic::integer, with the same results to the bit. The
+/// first call of attend() that can use them asks Linux for this process's permission; from then on
+/// sigaltstack() refuses stacks below about 12 KiB. "avx512" in KVCODEC_FORCE_ISA or force_cpu_isa()
+/// prevents that; so does Arithmetic::f32.
 const char* cpu_isa() noexcept;
 
-/// Every name that force_cpu_isa accepts on this machine, slowest first.
+/// Every name that force_cpu_isa accepts on this machine, slowest first; asks Linux as said above.
 std::vector<std::string> available_cpu_isas();
 
 /// Uses `name` from now on. Throws invalid_argument that lists the available names.
