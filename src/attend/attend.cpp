@@ -67,6 +67,7 @@ class Call {
   }
 
   void run(const Executor& executor) {
+    n_workers_ = executor.run == nullptr ? 1 : executor.n_workers;
     if (Scratch::prepared_width(view_) > 0) {
       executor.parallel_for(
           std::int64_t{view_.n_seq} * view_.shape.n_kv_heads,
@@ -171,9 +172,11 @@ class Call {
     const Unit u = unit_of(seq, plan, local);
     load_queries(u, scratch);
     rows_.prepare_queries(u, scratch);
+    // The first split merged into an empty state would be itself, bit for bit.
     const PartialState running = state_at(scratch.running, kUnitRows);
-    clear(running, u.n_rows);
-    for (std::int64_t split = 0; split < plan.n_splits; ++split) {
+    run_split(u, plan, 0, scratch, running);
+    for (std::int64_t split = 1; split < plan.n_splits; ++split) {
+      if (split + 1 == plan.n_splits && !has_raw_rows(u)) break;
       const PartialState part = state_at(scratch.split, kUnitRows);
       run_split(u, plan, split, scratch, part);
       add_state(running, part, u.n_rows);
@@ -183,7 +186,6 @@ class Call {
 
   /// Merges the states of a group's splits, the first of which stands at `first`.
   void merge_splits(const Unit& u, const SequencePlan& plan, float* first) const noexcept {
-    // The first split merged into an empty state would be itself, bit for bit.
     const PartialState running = state_at(first, state_rows_);
     for (std::int64_t split = 1; split < plan.n_splits; ++split) {
       add_state(running, state_at(first + split * state_size(), state_rows_), u.n_rows);
@@ -207,11 +209,25 @@ class Call {
     std::fill_n(state.acc, n_rows * view_.shape.head_dim, 0.0f);
   }
 
+  /// Whether the last split, of rows that are not encoded, has any.
+  bool has_raw_rows(const Unit& u) const noexcept {
+    if (queries_.k_new != nullptr) return true;
+    const std::int64_t head = u.seq * view_.shape.n_kv_heads + u.head;
+    for (const RawRows* rows : {view_.sinks, view_.kept, view_.recent}) {
+      if (rows != nullptr && rows[head].n_rows > 0) return true;
+    }
+    return false;
+  }
+
   void run_split(const Unit& u, const SequencePlan& plan, std::int64_t split,
                  const Scratch& scratch, const PartialState& state) const noexcept {
     clear(state, u.n_rows);
     if (split + 1 < plan.n_splits) {
-      rows_.encoded(u, split * kSplitRows, scratch, state);
+      // Threads take units in turn: heads, where one unit does all of a head.
+      const bool known = !plan.split_parallel || n_workers_ == 1;
+      const std::int64_t following =
+          known ? u.seq * view_.shape.n_kv_heads + u.head + n_workers_ : -1;
+      rows_.encoded(u, split * kSplitRows, following, scratch, state);
       return;
     }
     const std::int64_t raw = u.seq * view_.shape.n_kv_heads + u.head;
@@ -256,8 +272,10 @@ class Call {
         l = l * shrink + std::exp(sink - top);
         m = top;
       }
-      for (int c = 0; c < head_dim; ++c) {
-        out[c] = l > 0.0f ? state.acc[i * head_dim + c] * shrink / l : 0.0f;
+      if (l > 0.0f) {
+        rows_.table().normalise_row(head_dim, state.acc + i * head_dim, shrink, l, out);
+      } else {
+        std::fill_n(out, head_dim, 0.0f);
       }
       if (lse_ != nullptr) lse_[row] = l > 0.0f ? m + std::log(l) : kEmpty;
     }
@@ -277,6 +295,7 @@ class Call {
   std::int64_t* wide_begin_;   ///< [n_seq + 1] query tokens of split-parallel sequences before it
   float* wide_;                ///< their queries as the key codec takes them
   float* scratch_;             ///< [n_workers]
+  int n_workers_ = 1;
 };
 
 bool good_view(const KvView& v) noexcept {

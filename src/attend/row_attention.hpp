@@ -83,6 +83,9 @@ class RowAttention {
         add_kernel_(table_, view.v_codec, view.shape.head_dim, view.v_codecs != nullptr,
                     options.arithmetic == Arithmetic::integer) {}
 
+  /// The kernels in use.
+  const cpu::Kernels& table() const noexcept { return table_; }
+
   /// Queries as the key codec takes them, and their products with the center of the keys: what
   /// encoded() needs once per unit.
   void prepare_queries(const Unit& u, const Scratch& scratch) const noexcept {
@@ -109,9 +112,10 @@ class RowAttention {
   }
 
   /// Encoded rows first_row .. first_row + kSplitRows - 1 of the unit's stream; `state` holds
-  /// nothing else.
-  void encoded(const Unit& u, std::int64_t first_row, const Scratch& scratch,
-               const PartialState& state) const noexcept {
+  /// nothing else. `following`: the number seq * n_kv_heads + head of the head whose tiles this thread most
+  /// likely reads after those of the stream; may be out of range.
+  void encoded(const Unit& u, std::int64_t first_row, std::int64_t following,
+               const Scratch& scratch, const PartialState& state) const noexcept {
     const PageFormat& format = view_.format;
     const std::int64_t stream = u.seq * view_.n_streams_per_seq() + u.head / format.span;
     const int head_in_page = u.head % format.span;
@@ -130,8 +134,9 @@ class RowAttention {
       if (!mask(u, positions, masks, n_rows, scratch, &visible)) continue;
       const TilePair now = tiles_at(stream, row, head_in_page);
       // The split that follows is most likely this thread's next.
-      const TilePair next =
-          row + kTileRows < n_encoded ? tiles_at(stream, row + kTileRows, head_in_page) : now;
+      const TilePair next = row + kTileRows < n_encoded
+                                ? tiles_at(stream, row + kTileRows, head_in_page)
+                                : first_tiles(following);
       cpu::Ahead keys = ahead_of(next.k, format.k_tile_bytes, format.k_span);
       score_tile(u, now.k, keys, scratch);
       keys.finish();
@@ -193,9 +198,21 @@ class RowAttention {
     return {format.k_tile(base, strip, head_in_page), format.v_tile(base, strip, head_in_page)};
   }
 
+  /// The first tiles of head `number`, as encoded() counts them; null where there are none.
+  TilePair first_tiles(std::int64_t number) const noexcept {
+    const std::int64_t seq = number / view_.shape.n_kv_heads;
+    if (number < 0 || seq >= view_.n_seq) return {};
+    const std::int64_t head = number % view_.shape.n_kv_heads;
+    const std::int64_t span = view_.format.span;
+    const std::int64_t stream = seq * view_.n_streams_per_seq() + head / span;
+    if (view_.encoded_rows(stream) == 0) return {};
+    return tiles_at(stream, 0, static_cast<int>(head % span));
+  }
+
   /// The part of a tile that holds the meant head.
   static cpu::Ahead ahead_of(const TileRef<const std::byte>& t, std::size_t tile_bytes,
                              int span) noexcept {
+    if (t.tile == nullptr) return {};
     const std::size_t bytes = tile_bytes / static_cast<std::size_t>(span);
     const std::byte* first = t.tile + static_cast<std::size_t>(t.head) * bytes;
     return {first, first + bytes};

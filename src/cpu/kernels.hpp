@@ -107,6 +107,9 @@ using SoftmaxTile = void (*)(int n_q, int head_dim, float sm_scale, float soft_c
                              const std::uint64_t* visible, float* scores, float* m, float* l,
                              float* acc);
 
+/// out [head_dim] = acc * factor / l.
+using NormaliseRow = void (*)(int head_dim, const float* acc, float factor, float l, float* out);
+
 /// x [kTileRows, n_heads * width] -> the bytes that the codec's encode_tile writes; false if a value was
 /// not finite.
 using EncodeTile = bool (*)(const TileEncoding& encoding, Side side, int n_heads, const float* x,
@@ -180,6 +183,7 @@ struct Kernels {
   ScoreRows score_rows[3];  ///< indexed by DType
   AddRows add_rows[3];
   SoftmaxTile softmax_tile;
+  NormaliseRow normalise_row;
   // Null: the plain loops of whoever calls.
   EncodeTile encode_tile;
   LoadClamped load_clamped[3];  ///< indexed by DType

@@ -66,6 +66,10 @@ void softmax_tile(int n_q, int head_dim, float sm_scale, float soft_cap,
   }
 }
 
+void normalise_row(int head_dim, const float* acc, float factor, float l, float* out) {
+  for (int c = 0; c < head_dim; ++c) out[c] = acc[c] * factor / l;
+}
+
 }  // namespace
 
 const Kernels& scalar_kernels() noexcept {
@@ -79,6 +83,7 @@ const Kernels& scalar_kernels() noexcept {
     t.add_rows[static_cast<int>(DType::f16)] = add_rows<DType::f16>;
     t.add_rows[static_cast<int>(DType::bf16)] = add_rows<DType::bf16>;
     t.softmax_tile = softmax_tile;
+    t.normalise_row = normalise_row;
     return t;
   }();
   return table;

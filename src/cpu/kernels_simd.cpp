@@ -65,6 +65,7 @@ const Kernels* target_kernels() noexcept {
     t.add_rows[static_cast<int>(DType::f16)] = add_rows<DType::f16>;
     t.add_rows[static_cast<int>(DType::bf16)] = add_rows<DType::bf16>;
     t.softmax_tile = softmax_tile;
+    t.normalise_row = normalise_row;
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
     fill_integer_kernels(t, HWY_TARGET == HWY_AVX3);
 #endif

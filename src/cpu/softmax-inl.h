@@ -161,6 +161,14 @@ inline void softmax_tile(int n_q, int head_dim, float sm_scale, float soft_cap,
   }
 }
 
+inline void normalise_row(int head_dim, const float* acc, float factor, float l, float* out) {
+  const DF d;
+  for (int c = 0; c < head_dim; c += kN) {
+    const VF x = hn::Mul(hn::LoadU(d, acc + c), hn::Set(d, factor));
+    hn::StoreU(hn::Div(x, hn::Set(d, l)), d, out + c);
+  }
+}
+
 }  // namespace kvcodec::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
