@@ -94,7 +94,7 @@ HWY_INLINE void add_pass(const Decoder& decoder, const HeadPlanes& at, int head_
   }
 }
 
-/// pass(w, acc) for any number of queries, in passes of 4 if kMost allows, 2 and 1.
+/// pass(w, acc) for any number of queries, in passes of 8 and 4 if kMost allows, 2 and 1.
 template <int kMost, class Pass>
 HWY_INLINE void add_queries(int head_dim, const float* w, int n_q, float* acc, const Pass& pass) {
   const auto step = [&](int n) HWY_ATTR {
@@ -102,6 +102,9 @@ HWY_INLINE void add_queries(int head_dim, const float* w, int n_q, float* acc, c
     acc += n * head_dim;
     n_q -= n;
   };
+  if constexpr (kMost >= 8) {
+    for (; n_q >= 8; step(8)) pass.template run<8>(w, acc);
+  }
   if constexpr (kMost >= 4) {
     for (; n_q >= 4; step(4)) pass.template run<4>(w, acc);
   }

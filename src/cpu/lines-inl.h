@@ -261,10 +261,11 @@ HWY_NOINLINE void multiply_lines(const Decoder& decoder, const Lines& lines, con
 
 // ---- Shape of a pass ----
 
-/// Queries that share one decoding. At 4 the arithmetic outweighs it.
+/// Queries that share one decoding.
 template <class Decoder>
 constexpr int max_queries() {
-  return 4 * kSlotsPerVector<Decoder> * Decoder::kChains <= kAccumulators ? 4 : 2;
+  constexpr int sums = kSlotsPerVector<Decoder> * Decoder::kChains;
+  return kN == 16 && 8 * sums <= kAccumulators ? 8 : 4 * sums <= kAccumulators ? 4 : 2;
 }
 
 /// Vectors of a pass of kQueries queries: those of 4, 2 or 1 lines, or one where a line has too many sums.

@@ -144,7 +144,7 @@ HWY_INLINE void score_runs_pass(const Decoder& decoder, const HeadPlanes& at, in
   }
 }
 
-/// pass(queries, q, scores) for any number of queries, in passes of 4 if kMost allows, 2 and 1.
+/// pass(queries, q, scores) for any number of queries, in passes of 8 and 4 if kMost allows, 2 and 1.
 template <int kMost, class Pass>
 HWY_INLINE void score_queries(QueryRows q, int n_q, float* scores, const Pass& pass) {
   const auto step = [&](int n) HWY_ATTR {
@@ -152,6 +152,9 @@ HWY_INLINE void score_queries(QueryRows q, int n_q, float* scores, const Pass& p
     scores += n * kTileRows;
     n_q -= n;
   };
+  if constexpr (kMost >= 8) {
+    for (; n_q >= 8; step(8)) pass.template run<8>(q, scores);
+  }
   if constexpr (kMost >= 4) {
     for (; n_q >= 4; step(4)) pass.template run<4>(q, scores);
   }
