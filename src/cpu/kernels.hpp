@@ -66,8 +66,9 @@ using PrepareSketch = void (*)(const SketchTiles& tiles, int head_dim, const flo
 /// The same as ScoreSketch, in integers. `queries` keeps the tables of the last list of outliers.
 using ScoreSketchIntegers = void (*)(const SketchTiles& tiles, int head_dim, const std::byte* tile,
                                      const float* q, std::byte* queries, int n_q, float* scores);
-/// out [n_signs] = the sketch of q [head_dim].
-using ProjectQuery = void (*)(const SketchTiles& tiles, int head_dim, const float* q, float* out);
+/// out [n_q, n_signs], rows out_stride floats apart = the sketches of q [n_q, head_dim].
+using ProjectQueries = void (*)(const SketchTiles& tiles, int head_dim, const float* q, int n_q,
+                                std::size_t out_stride, float* out);
 
 /// Tiles of rows that name entries of a table: codec "codebook" (codec/codebook.hpp).
 struct CodebookTiles {
@@ -177,7 +178,7 @@ struct Kernels {
   ScoreSketch score_sketch;
   PrepareSketch prepare_sketch;
   ScoreSketchIntegers score_sketch_integers;
-  ProjectQuery project_query;
+  ProjectQueries project_queries;
   ScoreCodebook score_codebook;
   AddCodebook add_codebook;
   ScoreRows score_rows[3];  ///< indexed by DType

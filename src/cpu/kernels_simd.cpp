@@ -55,7 +55,7 @@ const Kernels* target_kernels() noexcept {
     fill_encode_kernels(t);
     fill_append_kernels(t);
     t.score_sketch = score_sketch;
-    t.project_query = project_query;
+    t.project_queries = project_queries;
     t.score_codebook = score_codebook;
     t.add_codebook = add_codebook;
     t.score_rows[static_cast<int>(DType::f32)] = score_rows<DType::f32>;

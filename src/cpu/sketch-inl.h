@@ -122,28 +122,62 @@ struct ScoreSketchPass {
   }
 };
 
-/// A ProjectQuery.
-inline void project_query(const SketchTiles& t, int head_dim, const float* q, float* out) {
+/// Signs s .. s + 63 of the sketches of kQueries queries. The number of signs may be an odd multiple of 32:
+/// then the second half is the first again.
+template <int kQueries>
+HWY_INLINE void project_signs(const SketchTiles& t, int head_dim, const float* q, int s,
+                              std::size_t out_stride, float* out) {
   constexpr int kParts = 32 / kN;
-  for (int s = 0; s < t.n_signs; s += 2 * kParts * kN) {
-    // Two halves of 32 signs; the number of signs may be an odd multiple of that.
-    const int second = s + 32 < t.n_signs ? 32 : 0;
-    VF sum[2][kParts];
+  const int second = s + 32 < t.n_signs ? 32 : 0;
+  VF sum[kQueries][2 * kParts];
+  KVCODEC_UNROLL
+  for (int i = 0; i < kQueries; ++i) {
     KVCODEC_UNROLL
-    for (int p = 0; p < kParts; ++p) sum[0][p] = sum[1][p] = hn::Zero(DF());
-    const float* column = t.columns + s;
-    for (int c = 0; c < head_dim; ++c, column += t.column_stride) {
-      const VF x = hn::Set(DF(), q[c]);
-      KVCODEC_UNROLL
-      for (int p = 0; p < kParts; ++p) {
-        sum[0][p] = hn::MulAdd(x, hn::LoadU(DF(), column + p * kN), sum[0][p]);
-        sum[1][p] = hn::MulAdd(x, hn::LoadU(DF(), column + second + p * kN), sum[1][p]);
-      }
-    }
+    for (int p = 0; p < 2 * kParts; ++p) sum[i][p] = hn::Zero(DF());
+  }
+  const float* column = t.columns + s;
+  for (int c = 0; c < head_dim; ++c, column += t.column_stride) {
+    VF signs[2 * kParts];
     KVCODEC_UNROLL
     for (int p = 0; p < kParts; ++p) {
-      hn::StoreU(sum[0][p], DF(), out + s + p * kN);
-      hn::StoreU(sum[1][p], DF(), out + s + second + p * kN);
+      signs[p] = hn::LoadU(DF(), column + p * kN);
+      signs[kParts + p] = hn::LoadU(DF(), column + second + p * kN);
+    }
+    KVCODEC_UNROLL
+    for (int i = 0; i < kQueries; ++i) {
+      const VF x = hn::Set(DF(), q[i * head_dim + c]);
+      KVCODEC_UNROLL
+      for (int p = 0; p < 2 * kParts; ++p) sum[i][p] = hn::MulAdd(x, signs[p], sum[i][p]);
+    }
+  }
+  KVCODEC_UNROLL
+  for (int i = 0; i < kQueries; ++i) {
+    float* to = out + static_cast<std::size_t>(i) * out_stride + s;
+    KVCODEC_UNROLL
+    for (int p = 0; p < kParts; ++p) {
+      hn::StoreU(sum[i][p], DF(), to + p * kN);
+      hn::StoreU(sum[i][kParts + p], DF(), to + second + p * kN);
+    }
+  }
+}
+
+/// Queries that share the loads of S: 16 sums at most.
+inline constexpr int kProjected = kN == 16 ? 4 : 1;
+
+/// A ProjectQueries.
+inline void project_queries(const SketchTiles& t, int head_dim, const float* q, int n_q,
+                            std::size_t out_stride, float* out) {
+  int i = 0;
+  for (; i + kProjected <= n_q; i += kProjected) {
+    for (int s = 0; s < t.n_signs; s += 64) {
+      project_signs<kProjected>(t, head_dim, q + i * head_dim, s, out_stride,
+                                out + static_cast<std::size_t>(i) * out_stride);
+    }
+  }
+  for (; i < n_q; ++i) {
+    for (int s = 0; s < t.n_signs; s += 64) {
+      project_signs<1>(t, head_dim, q + i * head_dim, s, out_stride,
+                       out + static_cast<std::size_t>(i) * out_stride);
     }
   }
 }

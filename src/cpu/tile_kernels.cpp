@@ -144,13 +144,14 @@ void KeyKernel::widen(const AnyCodec& codec, const float* q, int n_q,
                       float* prepared) const noexcept {
   const int width = codec.query_width(head_dim_);
   const Qjl* qjl = codec.as<Qjl>();
+  if (qjl != nullptr && table_.project_queries != nullptr) {
+    table_.project_queries(sketch_of(*qjl), head_dim_, q, n_q, static_cast<std::size_t>(width),
+                           prepared + head_dim_);
+    for (int i = 0; i < n_q; ++i) std::copy_n(q + i * head_dim_, head_dim_, prepared + i * width);
+    return;
+  }
   for (int i = 0; i < n_q; ++i, q += head_dim_, prepared += width) {
-    if (qjl == nullptr || table_.project_query == nullptr) {
-      codec.prepare_query(head_dim_, q, prepared);
-    } else {
-      std::copy_n(q, head_dim_, prepared);
-      table_.project_query(sketch_of(*qjl), head_dim_, q, prepared + head_dim_);
-    }
+    codec.prepare_query(head_dim_, q, prepared);
   }
 }
 
