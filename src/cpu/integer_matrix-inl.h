@@ -172,32 +172,20 @@ template <class Bytes>
 HWY_INLINE void score_group(const Bytes& decoder, const HeadPlanes& at, int width, float level_unit,
                             const IntegerQuery* q, int n_q, float* scores) {
   const Params& p = at.params;
-  const int n_depths = width / kDepth;
-  alignas(64) MatrixLevels<Bytes> bytes[2];
+  alignas(64) MatrixLevels<Bytes> bytes;
   MatrixSums<Bytes> sums;
-  const auto decode = [&](int row, int depth, int to) {
-    decode_matrices<Bytes>(decoder, byte_key_lines<Bytes>(at, width, row, depth * kDepth, kDepth),
-                           bytes[to]);
-  };
-  decode(0, 0, 0);
-  int turn = 0;
   for (int row = 0; row < kTileRows; row += kMatrixVectors<Bytes> * kN) {
-    for (int depth = 0; depth < n_depths; ++depth, turn ^= 1) {
-      const int first = depth * kDepth;
-      const int segment = first / p.length;
-      if (first == segment * p.length) clear_sums();
-      add_products<Bytes>(CodeRows{q->codes[0] + code_offset<Bytes::kParts>(first),
-                                   sizeof(IntegerQuery), kMaxHeadDim},
-                          bytes[turn]);
-      const bool last = first + kDepth == (segment + 1) * p.length;
-      if (last) store_sums<Bytes>(sums);
-      // Registers take what was just stored only after a while, and so do vectors: other work in between.
-      if (depth + 1 < n_depths) {
-        decode(row, depth + 1, turn ^ 1);
-      } else if (row + kMatrixVectors<Bytes> * kN < kTileRows) {
-        decode(row + kMatrixVectors<Bytes> * kN, 0, turn ^ 1);
+    for (int s = 0; s < p.n; ++s) {
+      clear_sums();
+      for (int first = s * p.length; first < (s + 1) * p.length; first += kDepth) {
+        decode_matrices<Bytes>(decoder, byte_key_lines<Bytes>(at, width, row, first, kDepth),
+                               bytes);
+        add_products<Bytes>(CodeRows{q->codes[0] + code_offset<Bytes::kParts>(first),
+                                     sizeof(IntegerQuery), kMaxHeadDim},
+                            bytes);
       }
-      if (last) put_matrix_scores<Bytes>(p, segment, row, level_unit, sums, q, n_q, scores);
+      store_sums<Bytes>(sums);
+      put_matrix_scores<Bytes>(p, s, row, level_unit, sums, q, n_q, scores);
     }
   }
 }
@@ -248,22 +236,16 @@ HWY_INLINE void add_group(const Bytes& decoder, const HeadPlanes& at, int head_d
   constexpr int kCount = kMatrixVectors<Bytes>;
   const Params& p = at.params;
   WeightBytes<kMatrixRows, Bytes::kParts> weights;
-  alignas(64) MatrixLevels<Bytes> bytes[2];
+  alignas(64) MatrixLevels<Bytes> bytes;
   MatrixSums<Bytes> sums;
-  decode_matrices<Bytes>(decoder, value_lines<Bytes>(at, 0), bytes[0]);
-  int turn = 0;
   for (int s = 0; s < p.n; ++s) {
     weight_bytes<Bytes::kZero>(p, s, w, n_q, weights);
     const CodeRows codes = {weights.codes[0][0], Bytes::kParts * kTileRows, kTileRows};
-    for (int channel = s * p.length; channel < (s + 1) * p.length;
-         channel += kCount * kN, turn ^= 1) {
+    for (int channel = s * p.length; channel < (s + 1) * p.length; channel += kCount * kN) {
+      decode_matrices<Bytes>(decoder, value_lines<Bytes>(at, channel), bytes);
       clear_sums();
-      add_products<Bytes>(codes, bytes[turn]);
+      add_products<Bytes>(codes, bytes);
       store_sums<Bytes>(sums);
-      const int next = channel + kCount * kN;
-      if (next < head_dim) {
-        decode_matrices<Bytes>(decoder, value_lines<Bytes>(at, next), bytes[turn ^ 1]);
-      }
       add_matrix_sums<Bytes>(sums, weights, n_q, level_unit, head_dim, channel, acc);
     }
   }
