@@ -13,10 +13,16 @@ namespace {
 
 std::atomic<std::int64_t> n_allocations{0};
 
-void* counted(std::size_t n, std::size_t alignment) {
+/// Null where there is no memory.
+void* counted_or_null(std::size_t n, std::size_t alignment) noexcept {
   ++n_allocations;
   void* p = nullptr;
-  if (posix_memalign(&p, alignment, n == 0 ? 1 : n) != 0) throw std::bad_alloc();
+  return posix_memalign(&p, alignment, n == 0 ? 1 : n) == 0 ? p : nullptr;
+}
+
+void* counted(std::size_t n, std::size_t alignment) {
+  void* p = counted_or_null(n, alignment);
+  if (p == nullptr) throw std::bad_alloc();
   return p;
 }
 
@@ -33,6 +39,20 @@ void* counted(std::size_t n, std::size_t alignment) {
 }
 [[gnu::noinline]] void* operator new[](std::size_t n, std::align_val_t a) {
   return counted(n, static_cast<std::size_t>(a));
+}
+[[gnu::noinline]] void* operator new(std::size_t n, const std::nothrow_t&) noexcept {
+  return counted_or_null(n, alignof(std::max_align_t));
+}
+[[gnu::noinline]] void* operator new[](std::size_t n, const std::nothrow_t&) noexcept {
+  return counted_or_null(n, alignof(std::max_align_t));
+}
+[[gnu::noinline]] void* operator new(std::size_t n, std::align_val_t a,
+                                     const std::nothrow_t&) noexcept {
+  return counted_or_null(n, static_cast<std::size_t>(a));
+}
+[[gnu::noinline]] void* operator new[](std::size_t n, std::align_val_t a,
+                                       const std::nothrow_t&) noexcept {
+  return counted_or_null(n, static_cast<std::size_t>(a));
 }
 [[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete[](void* p) noexcept { std::free(p); }
