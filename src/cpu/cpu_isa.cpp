@@ -7,7 +7,6 @@
 
 #include "kernels.hpp"
 #include "kvcodec/core/error.hpp"
-#include "matrix.hpp"
 
 namespace kvcodec {
 namespace cpu {
@@ -32,15 +31,12 @@ struct Tables {
 
   const Kernels* best() const noexcept { return table[n - 1]; }
 
-  /// Null also where the system does not let us.
   const Kernels* find(const char* name) const noexcept {
     for (int i = 0; i < n; ++i) {
-      if (std::strcmp(table[i]->isa, name) == 0) return allowed(i) ? table[i] : nullptr;
+      if (std::strcmp(table[i]->isa, name) == 0) return table[i];
     }
     return nullptr;
   }
-
-  bool allowed(int i) const noexcept { return table[i]->vectors == nullptr || matrix_usable(); }
 };
 
 const Tables& tables() noexcept {
@@ -89,9 +85,7 @@ const char* cpu_isa() noexcept { return cpu::kernels().isa; }
 std::vector<std::string> available_cpu_isas() {
   const cpu::Tables& all = cpu::tables();
   std::vector<std::string> list;
-  for (int i = 0; i < all.n; ++i) {
-    if (all.allowed(i)) list.emplace_back(all.table[i]->isa);
-  }
+  for (int i = 0; i < all.n; ++i) list.emplace_back(all.table[i]->isa);
   return list;
 }
 

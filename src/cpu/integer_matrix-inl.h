@@ -15,14 +15,13 @@
 KVCODEC_BEFORE_INTEGERS();
 namespace kvcodec::cpu::HWY_NAMESPACE {
 
-/// Bytes of the summed axis in one register.
-inline constexpr int kDepth = 64;
 /// With fewer queries preparing matrices costs more than their products save.
 inline constexpr int kFewestMatrixRows = 6;
 
-/// Queries in registers as begin_matrices() shapes them, none of them partly used.
+/// Whether queries fill registers as begin_matrices() shapes them, none of them in part.
 HWY_INLINE bool fills_matrices(int n_q) {
-  return n_q >= kFewestMatrixRows && (n_q <= kMatrixRows || n_q % kMatrixRows == 0);
+  return n_q >= kFewestMatrixRows && (n_q <= kMatrixRows || n_q % kMatrixRows == 0) &&
+         matrix_usable();
 }
 
 // ---- Instructions: compilers do not know what the registers are, so each states its memory ----
@@ -67,7 +66,7 @@ struct MatrixSums {
 };
 
 template <class Bytes>
-using MatrixLevels = std::uint8_t[kMatrixVectors<Bytes>][kDepth / 4][64];
+using MatrixLevels = std::uint8_t[kMatrixVectors<Bytes>][kMatrixDepth / 4][64];
 
 template <int kStep, class Bytes>
 HWY_INLINE void put_levels(const Bytes& decoder, const typename Bytes::Loaded& word,
@@ -76,14 +75,14 @@ HWY_INLINE void put_levels(const Bytes& decoder, const typename Bytes::Loaded& w
   if constexpr (kStep + 1 < Bytes::kSteps) put_levels<kStep + 1>(decoder, word, out);
 }
 
-/// Levels of kDepth neighbours of the summed axis, whose words `lines` has.
+/// Levels of kMatrixDepth neighbours of the summed axis, whose words `lines` has.
 template <class Bytes>
 HWY_INLINE void decode_matrices(const Bytes& decoder, const Lines& lines,
                                 MatrixLevels<Bytes>& levels) {
   constexpr int kCount = kMatrixVectors<Bytes>;
   Fetch<kCount * kCacheLine> fetch(lines.ahead);
   KVCODEC_UNROLL
-  for (int w = 0; w < kDepth / Bytes::kPerWord; ++w) {
+  for (int w = 0; w < kMatrixDepth / Bytes::kPerWord; ++w) {
     fetch.step();
     KVCODEC_UNROLL
     for (int j = 0; j < kCount; ++j) {
@@ -177,8 +176,8 @@ HWY_INLINE void score_group(const Bytes& decoder, const HeadPlanes& at, int widt
   for (int row = 0; row < kTileRows; row += kMatrixVectors<Bytes> * kN) {
     for (int s = 0; s < p.n; ++s) {
       clear_sums();
-      for (int first = s * p.length; first < (s + 1) * p.length; first += kDepth) {
-        decode_matrices<Bytes>(decoder, byte_key_lines<Bytes>(at, width, row, first, kDepth),
+      for (int first = s * p.length; first < (s + 1) * p.length; first += kMatrixDepth) {
+        decode_matrices<Bytes>(decoder, byte_key_lines<Bytes>(at, width, row, first, kMatrixDepth),
                                bytes);
         add_products<Bytes>(CodeRows{q->codes[0] + code_offset<Bytes::kParts>(first),
                                      sizeof(IntegerQuery), kMaxHeadDim},
@@ -196,7 +195,7 @@ void score_matrices(const TileFormat& f, const IntegerLevels& levels, const std:
                     int head, const float* q, std::size_t q_stride, const std::byte* queries,
                     int n_q, Ahead& ahead, float* scores) {
   const int length = segment_length(f);
-  if (!fills_matrices(n_q) || length % kDepth != 0 || f.width % length != 0) {
+  if (!fills_matrices(n_q) || length % kMatrixDepth != 0 || f.width % length != 0) {
     score_integers<Bytes>(f, levels, tile, head, q, q_stride, queries, n_q, ahead, scores);
     return;
   }
@@ -232,7 +231,7 @@ HWY_INLINE void add_matrix_sums(const MatrixSums<Bytes>& sums, const Weights& w,
 template <class Bytes>
 HWY_INLINE void add_group(const Bytes& decoder, const HeadPlanes& at, int head_dim,
                           float level_unit, const float* w, int n_q, float* acc) {
-  static_assert(kTileRows == kDepth);
+  static_assert(kTileRows == kMatrixDepth);
   constexpr int kCount = kMatrixVectors<Bytes>;
   const Params& p = at.params;
   WeightBytes<kMatrixRows, Bytes::kParts> weights;

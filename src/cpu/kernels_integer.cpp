@@ -32,20 +32,23 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvcodec::cpu::HWY_NAMESPACE {
 
-template <FormatKind kKind, class Bytes>
-void fill(Kernels& table) noexcept {
-  table.prepare_integers[kKind] = prepare_integers<Bytes>;
-  table.score_integers[kKind] = score_integers<Bytes>;
-  table.add_integers[kKind] = add_integers<Bytes>;
-  table.level_steps[kKind] = Bytes::kLevelSteps;
+/// each.operator()<kind, Bytes>() for the kinds whose levels are bytes.
+template <class Each>
+void for_byte_kinds(const Each& each) noexcept {
+  each.template operator()<kInt8, PlainBytes<true>>();
+  each.template operator()<kUint8, PlainBytes<false>>();
+  each.template operator()<kTable2, TableBytes<2>>();
+  each.template operator()<kTable3, Table3Bytes>();
+  each.template operator()<kTable4, TableBytes<4>>();
 }
 
 void fill_kernels(Kernels& table) noexcept {
-  fill<kInt8, PlainBytes<true>>(table);
-  fill<kUint8, PlainBytes<false>>(table);
-  fill<kTable2, TableBytes<2>>(table);
-  fill<kTable3, Table3Bytes>(table);
-  fill<kTable4, TableBytes<4>>(table);
+  for_byte_kinds([&]<FormatKind kKind, class Bytes>() {
+    table.prepare_integers[kKind] = prepare_integers<Bytes>;
+    table.score_integers[kKind] = score_integers<Bytes>;
+    table.add_integers[kKind] = add_integers<Bytes>;
+    table.level_steps[kKind] = Bytes::kLevelSteps;
+  });
   table.prepare_integers[kTable1] = prepare_signs;
   table.score_integers[kTable1] = score_signs_integers;
   table.prepare_sketch = prepare_sketch;
@@ -55,19 +58,12 @@ void fill_kernels(Kernels& table) noexcept {
 }
 
 #if HWY_TARGET == HWY_AVX3_DL
-template <FormatKind kKind, class Bytes>
-void fill_matrix(Kernels& table) noexcept {
-  table.score_integers[kKind] = score_matrices<Bytes>;
-  table.add_integers[kKind] = add_matrices<Bytes>;
-}
-
 /// To be called after fill_kernels().
 void fill_matrix_kernels(Kernels& table) noexcept {
-  fill_matrix<kInt8, PlainBytes<true>>(table);
-  fill_matrix<kUint8, PlainBytes<false>>(table);
-  fill_matrix<kTable2, TableBytes<2>>(table);
-  fill_matrix<kTable3, Table3Bytes>(table);
-  fill_matrix<kTable4, TableBytes<4>>(table);
+  for_byte_kinds([&]<FormatKind kKind, class Bytes>() {
+    table.score_integers[kKind] = score_matrices<Bytes>;
+    table.add_integers[kKind] = add_matrices<Bytes>;
+  });
   table.begin_unit = begin_matrices;
   table.end_unit = end_matrices;
 }
@@ -93,17 +89,18 @@ void fill_integer_kernels([[maybe_unused]] Kernels& table, [[maybe_unused]] bool
 
 const Kernels* matrix_kernels() noexcept {
 #if !defined(KVCODEC_NO_SIMD) && (HWY_TARGETS & HWY_AVX3_DL)
-  static const bool usable =
-      (hwy::SupportedTargets() & HWY_AVX3_DL) != 0 && processor_has_matrices();
   static const Kernels table = [] {
-    const Kernels* simd = usable ? simd_kernels(HWY_AVX3) : nullptr;
-    Kernels t = simd == nullptr ? Kernels{} : *simd;
+    Kernels t = {};
+    const bool known = (hwy::SupportedTargets() & HWY_AVX3_DL) != 0 && processor_has_matrices();
+    const Kernels* vectors = known ? simd_kernels(HWY_AVX3) : nullptr;
+    if (vectors == nullptr) return t;
+    t = *vectors;
     t.isa = "amx";
-    t.vectors = simd;
+    t.vectors = vectors;
     N_AVX3_DL::fill_matrix_kernels(t);
     return t;
   }();
-  return usable && table.score_rows[0] != nullptr ? &table : nullptr;
+  return table.vectors != nullptr ? &table : nullptr;
 #else
   return nullptr;
 #endif

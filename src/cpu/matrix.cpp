@@ -60,7 +60,9 @@ void begin_matrices(int n_q) noexcept {
   asm volatile("ldtilecfg %0" : : "m"(shapes));
 }
 
-void end_matrices() noexcept { asm volatile("tilerelease"); }
+void end_matrices() noexcept {
+  if (matrix_usable()) asm volatile("tilerelease");
+}
 
 #else
 

@@ -7,6 +7,8 @@ namespace kvcodec::cpu {
 
 /// Most rows of queries in one product.
 inline constexpr int kMatrixRows = 16;
+/// Bytes of the summed axis in one register.
+inline constexpr int kMatrixDepth = 64;
 
 /// Whether the processor multiplies matrices of bytes.
 bool processor_has_matrices() noexcept;
@@ -17,7 +19,8 @@ bool processor_has_matrices() noexcept;
 bool matrix_usable() noexcept;
 
 /// From here on this thread's registers are: 0 to 3 sums [n, 16] int32, 4 and 5 queries [n, 64] bytes, 6 and 7
-/// levels [16, 16] of four bytes, with n the smaller of n_q and kMatrixRows. Only where matrix_usable().
+/// levels [16, 16] of four bytes, with n the smaller of n_q and kMatrixRows. Does nothing unless
+/// matrix_usable().
 void begin_matrices(int n_q) noexcept;
 
 /// Frees them: the system saves them at every change of threads until then.

@@ -51,13 +51,13 @@ FormatKind readable_kind(const AnyCodec& codec, Side side, int head_dim, TileFor
   return fits_segments(f, side, codec.head_span(head_dim)) ? kind_of(f) : kFormatKinds;
 }
 
-/// Whether kernels in matrices read all tiles of one side: 64 bytes of levels at a time.
-bool in_matrices(const AnyCodec& codec, Side side, int head_dim) noexcept {
+/// Whether kernels in matrices read all tiles of one side.
+bool in_matrices(const Kernels& table, const AnyCodec& codec, Side side, int head_dim) noexcept {
   TileFormat f;
   const FormatKind kind = readable_kind(codec, side, head_dim, f);
-  if (kind == kFormatKinds || f.run > 0 || head_dim % kTileRows != 0) return false;
-  if (f.group != 0 && f.group < f.width && f.group % kTileRows != 0) return false;
-  return kind == kInt8 || kind == kUint8 || kind == kTable2 || kind == kTable3 || kind == kTable4;
+  if (kind == kFormatKinds || f.run > 0 || head_dim % kMatrixDepth != 0) return false;
+  if (f.group != 0 && f.group < f.width && f.group % kMatrixDepth != 0) return false;
+  return table.add_integers[kind] != table.vectors->add_integers[kind];
 }
 
 SketchTiles sketch_of(const Qjl& codec) noexcept {
@@ -92,8 +92,8 @@ const Kernels& table_for(const AnyCodec& k_codec, const AnyCodec& v_codec, int h
                          bool integers) noexcept {
   const Kernels& best = kernels();
   if (best.vectors == nullptr) return best;
-  const bool both = integers && in_matrices(k_codec, Side::key, head_dim) &&
-                    in_matrices(v_codec, Side::value, head_dim);
+  const bool both = integers && in_matrices(best, k_codec, Side::key, head_dim) &&
+                    in_matrices(best, v_codec, Side::value, head_dim);
   return both && matrix_usable() ? best : *best.vectors;
 }
 

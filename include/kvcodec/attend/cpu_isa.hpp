@@ -13,11 +13,11 @@ namespace kvcodec {
 ///
 /// "amx" is "avx512" with matrix products for Arithmetic::integer, with the same results to the bit. The
 /// first call of attend() that can use them asks Linux for this process's permission; from then on
-/// sigaltstack() refuses stacks below about 12 KiB. "avx512" in KVCODEC_FORCE_ISA or force_cpu_isa()
-/// prevents that; so does Arithmetic::f32.
+/// sigaltstack() refuses stacks below about 12 KiB. Refused, attend() uses "avx512" without a word. "avx512" in
+/// KVCODEC_FORCE_ISA or force_cpu_isa() prevents the question; so does Arithmetic::f32.
 const char* cpu_isa() noexcept;
 
-/// Every name that force_cpu_isa accepts on this machine, slowest first; asks Linux as said above.
+/// Every name that force_cpu_isa accepts on this machine, slowest first.
 std::vector<std::string> available_cpu_isas();
 
 /// Uses `name` from now on. Throws invalid_argument that lists the available names.
