@@ -81,9 +81,8 @@ class Peer : public Participant {
     return {data, data + shape_.n_q_heads() * shape_.head_dim};
   }
 
-  double seconds_awake() const override {
-    return 0.02;
-  }  // OpenMP's threads look for work before they sleep
+  /// OpenMP's threads look for work before they sleep.
+  double seconds_awake() const override { return 0.02; }
 
  private:
   std::byte* layer(std::size_t i) const { return cache_.get() + i * (k_bytes_ + v_bytes_); }

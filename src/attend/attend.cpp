@@ -1,6 +1,7 @@
 // Attention over a view: cuts a call into units of work (work.hpp), runs them, merges splits.
 #include "kvcodec/attend/attend.hpp"
 
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -172,7 +173,6 @@ class Call {
     const Unit u = unit_of(seq, plan, local);
     load_queries(u, scratch);
     rows_.prepare_queries(u, scratch);
-    // The first split merged into an empty state would be itself, bit for bit.
     const PartialState running = state_at(scratch.running, kUnitRows);
     run_split(u, plan, 0, scratch, running);
     for (std::int64_t split = 1; split < plan.n_splits; ++split) {
@@ -209,11 +209,16 @@ class Call {
     std::fill_n(state.acc, n_rows * view_.shape.head_dim, 0.0f);
   }
 
+  /// Of all heads, in the order they are added; null: none.
+  std::array<const RawRows*, 3> raw_rows() const noexcept {
+    return {view_.sinks, view_.kept, view_.recent};
+  }
+
   /// Whether the last split, of rows that are not encoded, has any.
   bool has_raw_rows(const Unit& u) const noexcept {
     if (queries_.k_new != nullptr) return true;
     const std::int64_t head = u.seq * view_.shape.n_kv_heads + u.head;
-    for (const RawRows* rows : {view_.sinks, view_.kept, view_.recent}) {
+    for (const RawRows* rows : raw_rows()) {
       if (rows != nullptr && rows[head].n_rows > 0) return true;
     }
     return false;
@@ -222,22 +227,22 @@ class Call {
   void run_split(const Unit& u, const SequencePlan& plan, std::int64_t split,
                  const Scratch& scratch, const PartialState& state) const noexcept {
     clear(state, u.n_rows);
+    const std::int64_t head = u.seq * view_.shape.n_kv_heads + u.head;
     if (split + 1 < plan.n_splits) {
       // Threads take units in turn: heads, where one unit does all of a head.
       const bool known = !plan.split_parallel || n_workers_ == 1;
-      const std::int64_t following =
-          known ? u.seq * view_.shape.n_kv_heads + u.head + n_workers_ : -1;
+      const std::int64_t following = known ? head + n_workers_ : -1;
       rows_.encoded(u, split * kSplitRows, following, scratch, state);
       return;
     }
-    const std::int64_t raw = u.seq * view_.shape.n_kv_heads + u.head;
-    if (view_.sinks != nullptr) rows_.raw(u, view_.sinks[raw], scratch, state);
-    if (view_.kept != nullptr) rows_.raw(u, view_.kept[raw], scratch, state);
-    if (view_.recent != nullptr) rows_.raw(u, view_.recent[raw], scratch, state);
+    for (const RawRows* rows : raw_rows()) {
+      if (rows != nullptr) rows_.raw(u, rows[head], scratch, state);
+    }
     if (queries_.k_new != nullptr) rows_.fresh(u, scratch, state);
   }
 
-  /// Adds a split's state to the running one. Sums that stand at the same maximum are added as
+  /// Adds a split's state to the running one; to an empty one it would be itself, bit for bit, so the first
+  /// split is where others are added. Sums that stand at the same maximum are added as
   /// they are, so exact sums stay exact.
   void add_state(const PartialState& running, const PartialState& part, int n_rows) const noexcept {
     const int head_dim = view_.shape.head_dim;

@@ -29,8 +29,7 @@ class ShapeRun {
     // All of f32, then all in integers: what shares pages with another comes long after it.
     for (const Arithmetic arithmetic : {Arithmetic::f32, Arithmetic::integer}) {
       for (const auto& [name, pages] : formats.pages) {
-        const std::vector<Arithmetic> known = arithmetics_of(*pages);
-        if (std::find(known.begin(), known.end(), arithmetic) == known.end()) continue;
+        if (!has_arithmetic(*pages, arithmetic)) continue;
         entries_.push_back(make_entry(name, *pages, formats.rows_of(name), shape_, arithmetic, q));
       }
     }

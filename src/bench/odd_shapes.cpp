@@ -81,8 +81,7 @@ class OddRun {
       if (sets_[i] == nullptr) continue;
       const OddShape& odd = odd_shapes()[i];
       const auto& [name, pages] = sets_[i]->pages[0];
-      const std::vector<Arithmetic> known = arithmetics_of(*pages);
-      if (std::find(known.begin(), known.end(), arithmetic) == known.end()) continue;
+      if (!has_arithmetic(*pages, arithmetic)) continue;
       const Shape& s = odd.shape;
       const std::vector<float> q =
           gaussian_values(static_cast<std::size_t>(s.n_seq * s.n_q_heads() * s.head_dim), 13);

@@ -60,12 +60,11 @@ std::vector<std::vector<double>> measure(const std::vector<Participant*>& all,
   return times;
 }
 
-std::vector<Arithmetic> arithmetics_of(const Pages& pages) {
+bool has_arithmetic(const Pages& pages, Arithmetic arithmetic) {
+  if (arithmetic == Arithmetic::f32) return true;
   const int d = pages.view().format.head_dim;
-  const bool integer = attends_in_integers(pages.view().k_codec, Side::key, d) ||
-                       attends_in_integers(pages.view().v_codec, Side::value, d);
-  if (integer) return {Arithmetic::f32, Arithmetic::integer};
-  return {Arithmetic::f32};
+  return attends_in_integers(pages.view().k_codec, Side::key, d) ||
+         attends_in_integers(pages.view().v_codec, Side::value, d);
 }
 
 Entry make_entry(const std::string& format, Pages& pages, const UniqueRows& rows,

@@ -30,8 +30,8 @@ struct Entry {
   CpuRow row;
 };
 
-/// Arithmetics in which a format differs.
-std::vector<Arithmetic> arithmetics_of(const Pages& pages);
+/// Whether attention over the pages has an arithmetic of its own: f32 always.
+bool has_arithmetic(const Pages& pages, Arithmetic arithmetic);
 
 /// Attends once, for the error.
 Entry make_entry(const std::string& format, Pages& pages, const UniqueRows& rows,

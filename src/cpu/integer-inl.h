@@ -9,7 +9,7 @@
 // What an instruction set provides (integer_vnni-inl.h, integer_avx2-inl.h):
 //
 //   put_codes<parts>    16 multipliers as codes of `parts` bytes
-//   sum_codes           their sum
+//   CodeSums            their sums, as biases of one query or of four
 //   TableBytes<bits>, Table3Bytes, PlainBytes<signed>   how words become levels
 //     kPerWord            codes of a lane's word
 //     kParts              bytes of a multiplier's code

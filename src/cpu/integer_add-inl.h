@@ -23,7 +23,7 @@ struct WeightBytes {
   float offset[kPlaces];  ///< sum of weight * zero
 };
 
-/// Weights of one query times the scales of a segment; returns their largest magnitude in `top`.
+/// Weights of one query times the scales of a segment, and their largest magnitudes.
 struct ScaledWeights {
   HWY_INLINE ScaledWeights(const VF (&scale)[kTileRows / kN], const float* w)
       : top(hn::Zero(DF())) {
@@ -79,6 +79,7 @@ HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w, int n
     KVCODEC_UNROLL
     for (int i = 0; i < kReduced; ++i) {
       if (i >= n) continue;
+      // Once more: those of four queries would not stay in registers.
       const ScaledWeights x(scale, weights + i * kTileRows);
       const VF factor = hn::Set(DF(), inverse[i]);
       KVCODEC_UNROLL

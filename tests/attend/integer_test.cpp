@@ -6,15 +6,14 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "kvcodec/attend/cpu_isa.hpp"
 #include "kvcodec/codec/make_codec.hpp"
 #include "src/cpu/tile_kernels.hpp"
 #include "tests/support/attend_tools.hpp"
 #include "tests/support/cache_tools.hpp"
+#include "tests/support/isa_guard.hpp"
 
 namespace kvcodec {
 namespace {
@@ -36,6 +35,10 @@ constexpr int kMostCompared = 13;
 std::size_t at(int row, int width) {
   return static_cast<std::size_t>(row) * static_cast<std::size_t>(width);
 }
+
+struct alignas(64) Line {
+  std::byte bytes[64];
+};
 
 struct Tile {
   Tile(const AnyCodec& codec, Side side, int head_dim, int head)
@@ -95,13 +98,11 @@ class IntegerKernels : public testing::TestWithParam<const char*> {
   /// body(codec, head_dim, head), on every instruction set that has integers.
   template <class Body>
   void for_each_shape(const Body& body) const {
-    const std::string best = cpu_isa();
     for (const std::string& isa : available_cpu_isas()) {
-      force_cpu_isa(isa);
+      const test::IsaGuard guard(isa);
       SCOPED_TRACE(isa);
       if (has_integers()) for_each_shape_here(body);
     }
-    force_cpu_isa(best);
   }
 
  private:
@@ -130,9 +131,6 @@ TEST_P(IntegerKernels, ScoresAreTheProductsUpToRounding) {
     for (int i = 0; i < kMost; ++i) {
       codec.prepare_query(head_dim, &q[at(i, head_dim)], &prepared[at(i, width)]);
     }
-    struct alignas(64) Line {
-      std::byte bytes[64];
-    };
     const std::size_t of_query = cpu::KeyKernel::bytes_per_query(codec, head_dim);
     std::vector<Line> memory(kMost * of_query / 64);
     std::byte* bytes = memory.data()->bytes;
@@ -218,13 +216,11 @@ TEST(IntegerMatrices, GiveTheBitsOfVectors) {
     const std::vector<float> w = test::gauss_rows(kMost, kTileRows, 7);
     std::vector<float> scores[2], sums[2];
     for (const int i : {0, 1}) {
-      force_cpu_isa(i == 0 ? "avx512" : "amx");
+      const test::IsaGuard guard(i == 0 ? "avx512" : "amx");
       const cpu::KeyKernel key(cpu::kernels(), codec, 128, false, true);
       const cpu::ValueKernel value(cpu::kernels(), codec, 128, false, true);
-      std::vector<std::max_align_t> memory(kMost * cpu::KeyKernel::bytes_per_query(codec, 128));
-      void* at_line = memory.data();
-      std::size_t space = memory.size() * sizeof(std::max_align_t);
-      auto* bytes = static_cast<std::byte*>(std::align(64, 64, at_line, space));
+      std::vector<Line> memory(kMost * cpu::KeyKernel::bytes_per_query(codec, 128) / 64);
+      std::byte* bytes = memory.data()->bytes;
       key.prepare(codec, q.data(), kMost, bytes);
       scores[i].resize(at(kMost, kTileRows));
       sums[i].resize(at(kMost, 128));
