@@ -136,7 +136,9 @@ class Attention {
  private:
   std::byte* bytes() { return bytes_.data()->bytes; }
 
-  static cpu::Ahead ahead_of(const Stream& stream, const std::byte* tile) {
+  /// The next tile, unless it is there: fetching it again would put the tile at work out of small caches.
+  cpu::Ahead ahead_of(const Stream& stream, const std::byte* tile) const {
+    if (case_.hot) return {};
     const std::byte* next = tile + stream.stride;
     return {next, next + stream.tile_bytes};
   }

@@ -8,6 +8,7 @@
 //
 // What an instruction set provides (integer_vnni-inl.h, integer_avx2-inl.h):
 //
+//   LargestMultiplier<Bytes>   what the unit of some multipliers is made of
 //   put_codes<parts>    16 multipliers as codes of `parts` bytes
 //   CodeSums            their sums, as biases of one query or of four
 //   TableBytes<bits>, Table3Bytes, PlainBytes<signed>   how words become levels
@@ -52,18 +53,23 @@ inline constexpr float kTinyMultiplier = 1e-30f;
 
 /// Codes of x [n] (n a multiple of 16), `part_stride` bytes from part to part; bias[parts] becomes -kZero *
 /// the sum of each part's codes. Returns the unit, NaN where x is not finite.
-template <int kParts, int kZero>
+template <class Bytes>
 HWY_INLINE float quantize(const float* x, int n, std::int8_t* codes, int part_stride,
                           std::int32_t* bias) {
-  VF top = hn::Zero(DF());
+  constexpr int kParts = Bytes::kParts;
+  LargestMultiplier<Bytes> most;
   VF nan = hn::Zero(DF());
-  for (int i = 0; i < n; i += kN) {
-    const VF value = hn::LoadU(DF(), x + i);
-    top = hn::Max(top, hn::Abs(value));
-    nan = hn::MulAdd(value, hn::Zero(DF()), nan);
+  for (int i = 0; i < n; i += kLanes) {
+    VF value[kVectors];
+    KVCODEC_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      value[v] = hn::LoadU(DF(), x + i + v * kN);
+      nan = hn::MulAdd(value[v], hn::Zero(DF()), nan);
+    }
+    most.put(value);
   }
   const float largest =
-      hn::GetLane(hn::MaxOfLanes(DF(), top)) + hn::GetLane(hn::SumOfLanes(DF(), nan));
+      hn::GetLane(hn::MaxOfLanes(DF(), most.top())) + hn::GetLane(hn::SumOfLanes(DF(), nan));
   const bool tiny = largest < kTinyMultiplier;
   const VF inverse = hn::Set(DF(), tiny ? 0.0f : kCodeLimit<kParts> / largest);
   CodeSums<kParts> total;
@@ -75,7 +81,7 @@ HWY_INLINE float quantize(const float* x, int n, std::int8_t* codes, int part_st
     }
     put_codes<kParts>(scaled, codes, i, part_stride, total);
   }
-  total.template put_bias<kZero>(bias);
+  total.template put_bias<Bytes::kZero>(bias);
   return tiny ? 0.0f : largest * (1.0f / kCodeLimit<kParts>);
 }
 

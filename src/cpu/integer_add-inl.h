@@ -23,26 +23,21 @@ struct WeightBytes {
   float offset[kPlaces];  ///< sum of weight * zero
 };
 
-/// Weights of one query times the scales of a segment, and their largest magnitudes.
-struct ScaledWeights {
-  HWY_INLINE ScaledWeights(const VF (&scale)[kTileRows / kN], const float* w)
-      : top(hn::Zero(DF())) {
-    KVCODEC_UNROLL
-    for (int v = 0; v < kTileRows / kN; ++v) {
-      value[v] = hn::Mul(hn::LoadU(DF(), w + v * kN), scale[v]);
-      top = hn::Max(top, hn::Abs(value[v]));
-    }
+/// Weights of one query times the scales of a segment, 16 neighbours.
+HWY_INLINE void scaled_weights(const VF (&scale)[kTileRows / kN], const float* w, int first,
+                               VF (&out)[kVectors]) {
+  KVCODEC_UNROLL
+  for (int j = 0; j < kVectors; ++j) {
+    out[j] = hn::Mul(hn::LoadU(DF(), w + (first + j) * kN), scale[first + j]);
   }
-
-  VF value[kTileRows / kN];
-  VF top;
-};
+}
 
 /// w [n_q, kTileRows], n_q <= kQueries. Weights that are not finite give any codes: the sum of the
 /// softmax is NaN as well then.
-template <int kZero, int kQueries, int kParts>
+template <class Bytes, int kQueries>
 HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w, int n_q,
-                             WeightBytes<kQueries, kParts>& out) {
+                             WeightBytes<kQueries, Bytes::kParts>& out) {
+  constexpr int kParts = Bytes::kParts;
   VF scale[kTileRows / kN];
   VF zero[kTileRows / kN];
   KVCODEC_UNROLL
@@ -59,7 +54,14 @@ HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w, int n
     for (int i = 0; i < kReduced; ++i) {
       top[i] = sum[i] = hn::Zero(DF());
       if (i >= n) continue;
-      top[i] = ScaledWeights(scale, weights + i * kTileRows).top;
+      LargestMultiplier<Bytes> most;
+      KVCODEC_UNROLL
+      for (int v = 0; v < kTileRows / kN; v += kVectors) {
+        VF x[kVectors];
+        scaled_weights(scale, weights + i * kTileRows, v, x);
+        most.put(x);
+      }
+      top[i] = most.top();
       if (p.zeros == nullptr) continue;
       KVCODEC_UNROLL
       for (int v = 0; v < kTileRows / kN; ++v) {
@@ -80,17 +82,17 @@ HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w, int n
     for (int i = 0; i < kReduced; ++i) {
       if (i >= n) continue;
       // Once more: those of four queries would not stay in registers.
-      const ScaledWeights x(scale, weights + i * kTileRows);
       const VF factor = hn::Set(DF(), inverse[i]);
       KVCODEC_UNROLL
       for (int v = 0; v < kTileRows / kN; v += kVectors) {
         VF scaled[kVectors];
+        scaled_weights(scale, weights + i * kTileRows, v, scaled);
         KVCODEC_UNROLL
-        for (int j = 0; j < kVectors; ++j) scaled[j] = hn::Mul(x.value[v + j], factor);
+        for (int j = 0; j < kVectors; ++j) scaled[j] = hn::Mul(scaled[j], factor);
         put_codes<kParts>(scaled, out.codes[first + i][0], v * kN, kTileRows, total[i]);
       }
     }
-    CodeSums<kParts>::template put_biases<kZero>(total, out.bias[first]);
+    CodeSums<kParts>::template put_biases<Bytes::kZero>(total, out.bias[first]);
   }
 }
 
@@ -132,7 +134,7 @@ struct AddBytesPass {
     float* out = acc + first_query * head_dim;
     WeightBytes<kQueries, Bytes::kParts> weights;
     for (int s = 0; s < p.n; ++s) {
-      weight_bytes<Bytes::kZero>(p, s, w + first_query * kTileRows, kQueries, weights);
+      weight_bytes<Bytes>(p, s, w + first_query * kTileRows, kQueries, weights);
       int channel = s * p.length;
       const int end = HWY_MIN(channel + p.length, head_dim);
       for (; channel + kCount * kN <= end; channel += kCount * kN) {

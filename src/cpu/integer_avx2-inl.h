@@ -1,7 +1,8 @@
 // Products of bytes by AVX2 (integer-inl.h): levels, unsigned, times codes, signed, are added in pairs to
-// 16 bits, kFlush such sums together, then in pairs to 32 bits. So levels have as many steps as 16 bits
-// allow: kFlush * 2 * 127 * (2 * kLevelSteps + 1) <= 32767. 8-bit levels are multiplied as 16-bit
-// integers with codes of 15 bits.
+// 16 bits, those of a word together, then in pairs to 32 bits: many processors without AVX-512 start one
+// product per cycle. Levels of kLevelSteps leave a sum of 16 bits kCodesTogether for the magnitudes of
+// its codes; where they would be more, all codes of the segment are smaller (LargestMultiplier). 8-bit
+// levels are multiplied as 16-bit integers with codes of 15 bits.
 
 // For one target only, so an ordinary guard.
 #ifndef KVCODEC_CPU_INTEGER_AVX2_INL_H_
@@ -13,6 +14,50 @@ KVCODEC_BEFORE_INTEGERS();
 namespace kvcodec::cpu::HWY_NAMESPACE {
 
 // ---- Multipliers ----
+
+/// The largest magnitude of multipliers, or what their sums that share 16 bits ask for instead.
+template <class Bytes>
+class LargestMultiplier {
+ public:
+  HWY_INLINE LargestMultiplier() : top_(hn::Zero(DF())), together_(hn::Zero(DF())) {}
+
+  /// 16 neighbours.
+  HWY_INLINE void put(const VF (&x)[2]) {
+    const VF low = hn::Abs(x[0]);
+    const VF high = hn::Abs(x[1]);
+    top_ = hn::Max(top_, hn::Max(low, high));
+    if constexpr (!Bytes::kAnyCodes) {
+      together_ = hn::Max(together_, in_one_sum(low.raw, high.raw));
+    }
+  }
+
+  HWY_INLINE VF top() const {
+    if constexpr (Bytes::kAnyCodes) {
+      return top_;
+    } else {
+      // Rounding moves each code by a half at most.
+      constexpr float kLimit = Bytes::kCodesTogether - 0.5f * (2 * Bytes::kSteps);
+      return hn::Max(top_, hn::Mul(together_, hn::Set(DF(), 127.0f / kLimit)));
+    }
+  }
+
+ private:
+  /// Sums of the magnitudes of codes that are multiplied to one sum of 16 bits, each somewhere.
+  static HWY_INLINE VF in_one_sum(__m256 low, __m256 high) {
+    const __m256 first = _mm256_insertf128_ps(low, _mm256_castps256_ps128(high), 1);
+    const __m256 second =
+        _mm256_blend_ps(_mm256_castps128_ps256(_mm256_extractf128_ps(low, 1)), high, 0xf0);
+    __m256 sum = _mm256_add_ps(first, second);  // of steps 0 and 1, of steps 2 and 3
+    if constexpr (Bytes::kSteps == 4) {
+      sum = _mm256_zextps128_ps256(
+          _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1)));
+    }
+    return VF{_mm256_add_ps(sum, _mm256_permute_ps(sum, 0xb1))};
+  }
+
+  VF top_;
+  VF together_;
+};
 
 /// Sum of codes of one byte; those of two bytes need none.
 template <int kParts>
@@ -66,15 +111,15 @@ constexpr int code_offset(int first) {
 // ---- Levels ----
 
 /// What decoders of tables share: how a vector of words becomes kSteps vectors of levels, each four
-/// neighbours of the summed axis per lane.
-template <int kBits, int kFlushed>
+/// neighbours of the summed axis per lane. The products of a word are added in 16 bits.
+template <int kStepsOfWord, int kStepsOfLevel>
 struct ByteTable {
-  static constexpr int kPerWord = 32 / kBits;
-  static constexpr int kSteps = 8 / kBits;
+  static constexpr int kSteps = kStepsOfWord;
   static constexpr int kParts = 1;
-  static constexpr int kFlush = kFlushed;
-  static constexpr int kLevelSteps = (32767 / (kFlush * 2 * 127) - 1) / 2;
+  static constexpr int kLevelSteps = kStepsOfLevel;
   static constexpr int kZero = kLevelSteps + 1;
+  static constexpr int kCodesTogether = 32767 / (2 * kLevelSteps + 1);
+  static constexpr bool kAnyCodes = kCodesTogether >= 2 * kSteps * 127;
 
   HWY_INLINE explicit ByteTable(const IntegerLevels& levels)
       : table(_mm256_load_si256(reinterpret_cast<const __m256i*>(levels.bytes))) {}
@@ -87,14 +132,16 @@ struct ByteTable {
   __m256i table;
 };
 
+/// With 32 steps, one product less per 16, 4-bit attention of few keys was up to a quarter less exact.
 template <int kBits>
-struct TableBytes : ByteTable<kBits, kBits == 4 ? 1 : 4> {
+struct TableBytes : ByteTable<8 / kBits, kBits == 4 ? 64 : 15> {
   using Loaded = VU;
+  static constexpr int kPerWord = 32 / kBits;
   static constexpr bool kHighPlane = false;
 
   HWY_INLINE explicit TableBytes(const IntegerLevels& levels)
-      : ByteTable < kBits,
-  kBits == 4 ? 1 : 4 > (levels) {}
+      : ByteTable < 8 / kBits,
+  kBits == 4 ? 64 : 15 > (levels) {}
 
   template <int kStep>
   HWY_INLINE __m256i bytes(VU word) const {
@@ -103,15 +150,16 @@ struct TableBytes : ByteTable<kBits, kBits == 4 ? 1 : 4> {
   }
 };
 
-struct Table3Bytes : ByteTable<2, 2> {
+struct Table3Bytes : ByteTable<4, 32> {
   using Loaded = Word3;
+  static constexpr int kPerWord = 16;
   static constexpr bool kHighPlane = true;
 
-  HWY_INLINE explicit Table3Bytes(const IntegerLevels& levels) : ByteTable<2, 2>(levels) {}
+  HWY_INLINE explicit Table3Bytes(const IntegerLevels& levels) : ByteTable(levels) {}
 
   template <int kStep>
   HWY_INLINE __m256i bytes(const Loaded& word) const {
-    return this->level(codes_of_three_bits<kStep>(word).raw);
+    return level(codes_of_three_bits<kStep>(word).raw);
   }
 };
 
@@ -123,9 +171,9 @@ struct PlainBytes {
   static constexpr int kPerWord = 4;
   static constexpr int kSteps = 2;
   static constexpr int kParts = 2;
-  static constexpr int kFlush = 1;
   static constexpr int kLevelSteps = 127;
   static constexpr int kZero = 0;
+  static constexpr bool kAnyCodes = true;
   static constexpr bool kHighPlane = false;
 
   HWY_INLINE explicit PlainBytes(const IntegerLevels&) {}
@@ -139,44 +187,28 @@ struct PlainBytes {
 
 // ---- The product ----
 
-/// Levels of steps kStep + kAt and on.
-template <int kStep, int kAt, class Bytes, int kFlush>
-HWY_INLINE void decode_steps(const Bytes& decoder, const typename Bytes::Loaded& x,
-                             __m256i (&levels)[kFlush]) {
-  levels[kAt] = decoder.template bytes<kStep + kAt>(x);
-  if constexpr (kAt + 1 < kFlush) decode_steps<kStep, kAt + 1>(decoder, x, levels);
+/// All levels of a word.
+template <int kStep, class Bytes>
+HWY_INLINE void decode_steps(const Bytes& decoder, const typename Bytes::Loaded& word,
+                             __m256i (&levels)[Bytes::kSteps]) {
+  levels[kStep] = decoder.template bytes<kStep>(word);
+  if constexpr (kStep + 1 < Bytes::kSteps) decode_steps<kStep + 1>(decoder, word, levels);
 }
 
-/// acc += products of the steps from kStep on with the codes at m, kFlush steps at a time.
-template <int kStep, class Bytes, int kQueries, int kCount>
-HWY_INLINE void multiply_bytes(const Bytes& decoder, const typename Bytes::Loaded (&x)[kCount],
-                               const std::int8_t* m, std::size_t m_stride,
-                               __m256i (&acc)[kQueries][kCount]) {
-  constexpr int kFlush = Bytes::kFlush;
-  KVCODEC_UNROLL
-  for (int j = 0; j < kCount; ++j) {
-    __m256i levels[kFlush];
-    decode_steps<kStep, 0>(decoder, x[j], levels);
+/// Sums of 32 bits of levels times codes.
+template <class Bytes>
+HWY_INLINE __m256i multiply_steps(const __m256i (&levels)[Bytes::kSteps],
+                                  const std::int8_t* codes) {
+  if constexpr (Bytes::kParts == 2) {
+    return _mm256_add_epi32(_mm256_madd_epi16(levels[0], four_codes(codes).raw),
+                            _mm256_madd_epi16(levels[1], four_codes(codes + 4).raw));
+  } else {
+    __m256i sum = _mm256_maddubs_epi16(levels[0], four_codes(codes).raw);
     KVCODEC_UNROLL
-    for (int i = 0; i < kQueries; ++i) {
-      const std::int8_t* codes = m + static_cast<std::size_t>(i) * m_stride + 4 * kStep;
-      __m256i sum;
-      if constexpr (Bytes::kParts == 2) {
-        sum = _mm256_madd_epi16(levels[0], four_codes(codes).raw);
-      } else {
-        sum = _mm256_maddubs_epi16(levels[0], four_codes(codes).raw);
-        KVCODEC_UNROLL
-        for (int f = 1; f < kFlush; ++f) {
-          sum =
-              _mm256_add_epi16(sum, _mm256_maddubs_epi16(levels[f], four_codes(codes + 4 * f).raw));
-        }
-        sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
-      }
-      acc[i][j] = _mm256_add_epi32(acc[i][j], sum);
+    for (int f = 1; f < Bytes::kSteps; ++f) {
+      sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(levels[f], four_codes(codes + 4 * f).raw));
     }
-  }
-  if constexpr (kStep + kFlush < Bytes::kSteps) {
-    multiply_bytes<kStep + kFlush>(decoder, x, m, m_stride, acc);
+    return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
   }
 }
 
@@ -195,11 +227,17 @@ HWY_INLINE void sum_bytes(const Bytes& decoder, const Lines& lines, const CodeRo
   const std::int8_t* codes = m.data;
   Fetch<static_cast<std::size_t>(kCount * kN * 4)> fetch(lines.ahead);
   for (int w = 0; w < lines.n_words; ++w, codes += 4 * Bytes::kSteps) {
-    typename Bytes::Loaded x[kCount];
-    KVCODEC_UNROLL
-    for (int j = 0; j < kCount; ++j) x[j] = load_word<Bytes>(lines, w, j);
     fetch.step();
-    multiply_bytes<0>(decoder, x, codes, m.stride, acc);
+    KVCODEC_UNROLL
+    for (int j = 0; j < kCount; ++j) {
+      __m256i levels[Bytes::kSteps];
+      decode_steps<0>(decoder, load_word<Bytes>(lines, w, j), levels);
+      KVCODEC_UNROLL
+      for (int i = 0; i < kQueries; ++i) {
+        const std::int8_t* of_query = codes + static_cast<std::size_t>(i) * m.stride;
+        acc[i][j] = _mm256_add_epi32(acc[i][j], multiply_steps<Bytes>(levels, of_query));
+      }
+    }
   }
   fetch.finish();
   KVCODEC_UNROLL

@@ -238,7 +238,7 @@ HWY_INLINE void add_group(const Bytes& decoder, const HeadPlanes& at, int head_d
   alignas(64) MatrixLevels<Bytes> bytes;
   MatrixSums<Bytes> sums;
   for (int s = 0; s < p.n; ++s) {
-    weight_bytes<Bytes::kZero>(p, s, w, n_q, weights);
+    weight_bytes<Bytes>(p, s, w, n_q, weights);
     const CodeRows codes = {weights.codes[0][0], Bytes::kParts * kTileRows, kTileRows};
     for (int channel = s * p.length; channel < (s + 1) * p.length; channel += kCount * kN) {
       decode_matrices<Bytes>(decoder, value_lines<Bytes>(at, channel), bytes);

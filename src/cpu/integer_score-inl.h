@@ -24,8 +24,8 @@ void prepare_integers(const TileFormat& f, const float* q, std::size_t q_stride,
       const int first = s * length;
       const int n = HWY_MIN(length, f.width - first);
       std::int32_t bias[kParts] = {};
-      out->unit[s] = quantize<kParts, Bytes::kZero>(
-          q + first, n, out->codes[0] + code_offset<kParts>(first), kMaxHeadDim, bias);
+      out->unit[s] = quantize<Bytes>(q + first, n, out->codes[0] + code_offset<kParts>(first),
+                                     kMaxHeadDim, bias);
       for (int part = 0; part < kParts; ++part) out->bias[part][s] = bias[part];
       out->sum[s] = f.zero_offset == 0 ? 0.0f : sum_of(q + first, n);
     }
@@ -124,7 +124,7 @@ struct RunQueries {
   float offset[kMaxGqaGroup];  ///< sum of query * zero
 };
 
-template <int kZero>
+template <class Bytes>
 HWY_INLINE void prepare_run(const Params& p, int width, std::size_t skip, const float* q,
                             std::size_t q_stride, int n_q, RunQueries& out) {
   HWY_ALIGN float scaled[kMaxHeadDim];
@@ -139,7 +139,7 @@ HWY_INLINE void prepare_run(const Params& p, int width, std::size_t skip, const 
       const VF zero = hn::MulAdd(scale, hn::Set(DF(), p.center), load_f16(p.zeros + at));
       sum = hn::MulAdd(x, zero, sum);
     }
-    out.unit[i] = quantize<1, kZero>(scaled, width, out.codes[i], kMaxHeadDim, out.bias + i);
+    out.unit[i] = quantize<Bytes>(scaled, width, out.codes[i], kMaxHeadDim, out.bias + i);
     out.offset[i] = hn::GetLane(hn::SumOfLanes(DF(), sum));
   }
 }
@@ -187,7 +187,7 @@ void score_run_integers(const TileFormat& f, const IntegerLevels& levels, const 
     const int n = HWY_MIN(n_q, kMaxGqaGroup);
     for (int begin = 0; begin < kTileRows; begin += f.run) {
       const auto skip = static_cast<std::size_t>(begin / f.run * 2 * f.width);
-      prepare_run<Bytes::kZero>(at.params, f.width, skip, q, q_stride, n, queries);
+      prepare_run<Bytes>(at.params, f.width, skip, q, q_stride, n, queries);
       byte_passes<Bytes>(n, ScoreRunPass<Bytes>{decoder, at, f.width, begin, begin + f.run,
                                                 levels.unit, queries, scores});
     }

@@ -12,6 +12,20 @@ namespace kvcodec::cpu::HWY_NAMESPACE {
 
 // ---- Multipliers ----
 
+/// The largest magnitude of multipliers.
+template <class>
+class LargestMultiplier {
+ public:
+  HWY_INLINE LargestMultiplier() : top_(hn::Zero(DF())) {}
+
+  HWY_INLINE void put(const VF (&x)[1]) { top_ = hn::Max(top_, hn::Abs(x[0])); }
+
+  HWY_INLINE VF top() const { return top_; }
+
+ private:
+  VF top_;
+};
+
 /// Sums of codes, part by part.
 template <int kParts>
 struct CodeSums {

@@ -47,6 +47,23 @@ struct Tile {
     std::vector<float> x = test::gauss_rows(kTileRows, width, 3);
     std::fill_n(x.begin(), width, 0.0f);  // a row without a scale
     codec.encode_tile(side, head_dim, x.data(), bytes.data());
+    decode(codec, side, head_dim, head);
+  }
+
+  /// All codes of all heads become those of `byte`.
+  void put_codes(const AnyCodec& codec, Side side, int head_dim, int head, const TileFormat& f,
+                 std::byte byte) {
+    std::size_t end = bytes.size();
+    for (const std::uint32_t plane : {f.scale_offset, f.zero_offset}) {
+      if (plane > 0) end = std::min(end, std::size_t{plane});
+    }
+    std::fill_n(bytes.begin(), end, byte);
+    decode(codec, side, head_dim, head);
+  }
+
+  void decode(const AnyCodec& codec, Side side, int head_dim, int head) {
+    const int width = codec.head_span(head_dim) * head_dim;
+    std::vector<float> x(at(kTileRows, width));
     codec.decode_tile(side, head_dim, bytes.data(), x.data());
     for (int row = 0; row < kTileRows; ++row) {
       std::copy_n(&x[at(row, width) + at(head, head_dim)], head_dim, &rows[at(row, head_dim)]);
@@ -200,6 +217,68 @@ TEST_P(IntegerKernels, SumsAreTheProductsUpToRounding) {
                &alone[at(i, head_dim)]);
       }
       ASSERT_EQ(alone, acc) << what << ": a query depends on the others";
+    }
+  });
+}
+
+// Products that are all as large as they get must not leave the integers that they are summed in.
+TEST_P(IntegerKernels, TheLargestSumsFit) {
+  for_each_shape([&](const AnyCodec& codec, int head_dim, int head) {
+    TileFormat f;
+    if (!codec.tile_format(Side::key, head_dim, f) || f.bits == 1 || f.bits == 8) return;
+    const cpu::KeyKernel key(cpu::kernels(), codec, head_dim, false, true);
+    const cpu::ValueKernel value(cpu::kernels(), codec, head_dim, false, true);
+    constexpr int kSigns = 4;
+    std::vector<float> q(at(kSigns, head_dim)), w(at(kSigns, kTileRows));
+    const auto fill = [&](std::vector<float>& x, int width) {
+      for (int e = 0; e < width; ++e) {
+        x[at(0, 1) + at(e, 1)] = 1.0f;
+        x[at(1, width) + at(e, 1)] = -1.0f;
+        x[at(2, width) + at(e, 1)] = e % 4 < 2 ? 1.0f : -1.0f;
+        x[at(3, width) + at(e, 1)] = e % 5 < 2 ? 1.0f : -0.5f;
+      }
+    };
+    fill(q, head_dim);
+    fill(w, kTileRows);
+    std::vector<Line> memory(kSigns * cpu::KeyKernel::bytes_per_query(codec, head_dim) / 64);
+    key.prepare(codec, q.data(), kSigns, memory.data()->bytes);
+    for (const int codes : {0x00, 0xff, 0x0f, 0xf0}) {
+      for (const Side side : {Side::key, Side::value}) {
+        Tile tile(codec, side, head_dim, head);
+        ASSERT_TRUE(codec.tile_format(side, head_dim, f));
+        tile.put_codes(codec, side, head_dim, head, f, static_cast<std::byte>(codes));
+        const bool keys = side == Side::key;
+        const int width = keys ? kTileRows : head_dim;
+        const int summed = keys ? head_dim : kTileRows;
+        // A sum of 16 bits gone round would be 6 % of this or more, rounding 2 % at most.
+        double tolerance = 0.0;
+        for (const float x : tile.rows) {
+          tolerance = std::max(tolerance, 0.03 * summed * std::abs(static_cast<double>(x)));
+        }
+        std::vector<float> out(at(kSigns, width));
+        cpu::Ahead ahead;
+        const cpu::KernelUnit unit(cpu::kernels(), kSigns);
+        if (keys) {
+          key(codec, tile.bytes.data(), head, q.data(), memory.data()->bytes, kSigns, ahead,
+              out.data());
+        } else {
+          value(codec, tile.bytes.data(), head, w.data(), kSigns, ahead, out.data());
+        }
+        for (int i = 0; i < kSigns; ++i) {
+          for (int lane = 0; lane < width; ++lane) {
+            double want = 0.0;
+            for (int e = 0; e < summed; ++e) {
+              const float x = keys ? tile.rows[at(lane, head_dim) + at(e, 1)]
+                                   : tile.rows[at(e, head_dim) + at(lane, 1)];
+              const float m = keys ? q[at(i, head_dim) + at(e, 1)] : w[at(i, kTileRows) + at(e, 1)];
+              want += static_cast<double>(m) * static_cast<double>(x);
+            }
+            ASSERT_NEAR(static_cast<double>(out[at(i, width) + at(lane, 1)]), want, tolerance)
+                << codec.name() << (keys ? " keys" : " values") << " head_dim " << head_dim
+                << " codes " << codes;
+          }
+        }
+      }
     }
   });
 }
