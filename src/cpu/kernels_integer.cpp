@@ -1,8 +1,8 @@
 // Kernels in integers: with AMX, with AVX-512 VNNI and VBMI, and with AVX2. AVX-512 without them has none.
 #include "integer.hpp"
 
+#include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "kernels.hpp"
 #include "matrix.hpp"
@@ -110,18 +110,30 @@ namespace {
 
 constexpr int kMostLevels = 16;
 
+/// How many numbers of steps are tried: what instruction sets ask for is less than that above one where evenly
+/// spaced levels, and for 4 bits those of 4-bit floats, are exact: a multiple of 3, 7 or 15, and of 12.
+constexpr int kTried = 8;
+
 /// To nearest, |x| <= 127. Calls of std::round would be most of the time of a short call of attention.
 int rounded(float x) noexcept { return static_cast<int>(x + 256.5f) - 256; }
 
-/// Sum of squares that is lost when levels x [kMostLevels] are rounded to multiples of 1 / steps.
-float rounding_loss(const float* x, float steps) noexcept {
-  const float unit = 1.0f / steps;
-  float loss = 0.0f;
-  for (int i = 0; i < kMostLevels; ++i) {
-    const float error = x[i] - static_cast<float>(rounded(x[i] * steps)) * unit;
-    loss += error * error;
+/// Of `most`, most - 1, .. steps to the largest of levels x [kMostLevels], the steps per 1 that lose least, the sum of
+/// squares, when levels are rounded to them.
+float best_steps(const float* x, float largest, int most) noexcept {
+  float scale[kTried];
+  float unit[kTried];
+  float loss[kTried] = {};
+  for (int t = 0; t < kTried; ++t) {
+    scale[t] = static_cast<float>(most - t) / largest;
+    unit[t] = 1.0f / scale[t];
   }
-  return loss;
+  for (int i = 0; i < kMostLevels; ++i) {
+    for (int t = 0; t < kTried; ++t) {
+      const float error = x[i] - static_cast<float>(rounded(x[i] * scale[t])) * unit[t];
+      loss[t] += error * error;
+    }
+  }
+  return scale[std::min_element(loss, loss + kTried) - loss];
 }
 
 }  // namespace
@@ -140,16 +152,7 @@ IntegerLevels integer_levels(const TileFormat& f, int steps) noexcept {
     x[i] = f.table[i % n] - center;
     largest = std::fmax(largest, std::fabs(x[i]));
   }
-  // Fewer steps may fit the levels better, above all evenly spaced ones: then some are exact.
-  float best = 0.0f;
-  float least = std::numeric_limits<float>::infinity();
-  for (int most = steps; 2 * most > steps; --most) {
-    const float candidate = static_cast<float>(most) / largest;
-    const float loss = rounding_loss(x, candidate);
-    if (loss >= least) continue;
-    least = loss;
-    best = candidate;
-  }
+  const float best = best_steps(x, largest, steps);
   for (int i = 0; i < 64; ++i) {
     out.bytes[i] = static_cast<std::uint8_t>(steps + 1 + rounded(x[i % kMostLevels] * best));
   }

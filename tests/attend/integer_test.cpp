@@ -326,11 +326,24 @@ TEST(IntegerLevels, EvenlySpacedLevelsAreExact) {
   for (f.bits = 2; f.bits <= 4; ++f.bits) {
     const int n = 1 << f.bits;
     for (int i = 0; i < n; ++i) f.table[i] = static_cast<float>(i);
-    for (const int steps : {15, 31, 63, 127}) {
+    for (const int steps : {15, 32, 64, 127}) {
       const cpu::IntegerLevels levels = cpu::integer_levels(f, steps);
       for (int i = 0; i < n; ++i) {
         EXPECT_FLOAT_EQ(levels.unit * static_cast<float>(levels.bytes[i] - steps - 1),
                         static_cast<float>(i) - 0.5f * static_cast<float>(n - 1));
+      }
+    }
+  }
+}
+
+TEST(IntegerLevels, FourBitFloatsAreExact) {
+  for (const char* spec : {"mxfp4", "nvfp4"}) {
+    TileFormat f;
+    ASSERT_TRUE(make_codec(spec).tile_format(Side::key, 128, f));
+    for (const int steps : {64, 127}) {
+      const cpu::IntegerLevels levels = cpu::integer_levels(f, steps);
+      for (int i = 0; i < 16; ++i) {
+        EXPECT_FLOAT_EQ(levels.unit * static_cast<float>(levels.bytes[i] - steps - 1), f.table[i]);
       }
     }
   }
@@ -341,7 +354,7 @@ TEST(IntegerLevels, StayWithinTheirSteps) {
     TileFormat f;
     ASSERT_TRUE(make_codec(spec).tile_format(Side::key, 128, f));
     const int n = 1 << f.bits;
-    for (const int steps : {15, 31, 63, 127}) {
+    for (const int steps : {15, 32, 64, 127}) {
       const cpu::IntegerLevels levels = cpu::integer_levels(f, steps);
       for (int i = 0; i < 64; ++i) {
         EXPECT_GE(levels.bytes[i], 1);
