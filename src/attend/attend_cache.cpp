@@ -5,6 +5,7 @@
 #include "kvcodec/attend/attend.hpp"
 #include "src/attend/options.hpp"
 #include "src/cache/stopwatch.hpp"
+#include "src/cpu/kernels.hpp"
 #include "src/cpu/transform.hpp"
 
 namespace kvcodec {
@@ -46,11 +47,16 @@ void load(const AnyRows& rows, std::int64_t n_heads, std::int32_t head_dim, std:
           const Executor& executor, Map map) {
   const auto n = static_cast<std::size_t>(rows.n_tokens * n_heads * head_dim);
   if (to.size() < n) to.resize(n);
+  const cpu::LoadRow kernel = cpu::kernels().load_row[static_cast<int>(rows.dtype)];
   executor.parallel_for(rows.n_tokens, [&](std::int64_t token, int) {
     for (std::int64_t head = 0; head < n_heads; ++head) {
       float* x = to.data() + (token * n_heads + head) * head_dim;
       const void* from = rows.row(token, head);
-      for (std::int32_t c = 0; c < head_dim; ++c) x[c] = load_value(rows.dtype, from, c);
+      if (kernel != nullptr) {
+        kernel(from, head_dim, x);
+      } else {
+        for (std::int32_t c = 0; c < head_dim; ++c) x[c] = load_value(rows.dtype, from, c);
+      }
       map(static_cast<int>(head), x);
     }
   });

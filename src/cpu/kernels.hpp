@@ -116,6 +116,9 @@ using NormaliseRow = void (*)(int head_dim, const float* acc, float factor, floa
 using EncodeTile = bool (*)(const TileEncoding& encoding, Side side, int n_heads, const float* x,
                             std::byte* tile);
 
+/// to [n] = f32 of from [n], NaN and all; n is a multiple of 16.
+using LoadRow = void (*)(const void* from, std::int64_t n, float* to);
+
 /// to [n] = f32 of from [n], NaN 0 and magnitudes beyond `limit` limited to it; n is a multiple of 16.
 /// Returns whether a value was changed by that.
 using LoadClamped = bool (*)(const void* from, std::int64_t n, float limit, float* to);
@@ -187,7 +190,8 @@ struct Kernels {
   NormaliseRow normalise_row;
   // Null: the plain loops of whoever calls.
   EncodeTile encode_tile;
-  LoadClamped load_clamped[3];  ///< indexed by DType
+  LoadRow load_row[3];  ///< indexed by DType
+  LoadClamped load_clamped[3];
   StoreClamped store_clamped[3];
   HadamardRow hadamard_row;
   PutSigns put_signs;

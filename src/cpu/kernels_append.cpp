@@ -20,6 +20,9 @@ HWY_BEFORE_NAMESPACE();
 namespace kvcodec::cpu::HWY_NAMESPACE {
 
 void fill_append_kernels(Kernels& table) noexcept {
+  table.load_row[static_cast<int>(DType::f32)] = load_whole_row<DType::f32>;
+  table.load_row[static_cast<int>(DType::f16)] = load_whole_row<DType::f16>;
+  table.load_row[static_cast<int>(DType::bf16)] = load_whole_row<DType::bf16>;
   table.load_clamped[static_cast<int>(DType::f32)] = load_clamped<DType::f32>;
   table.load_clamped[static_cast<int>(DType::f16)] = load_clamped<DType::f16>;
   table.load_clamped[static_cast<int>(DType::bf16)] = load_clamped<DType::bf16>;

@@ -65,6 +65,14 @@ HWY_INLINE MF rows_mask(std::uint64_t rows, int row) {
   return hn::LoadMaskBits(DF(), bytes);
 }
 
+/// The end of the vectors that hold any of `rows`.
+template <bool kAll>
+HWY_INLINE int rows_end(std::uint64_t rows) {
+  if (kAll) return kTileRows;
+  if (rows == 0) return 0;
+  return (63 - __builtin_clzll(rows)) / kN * kN + kN;
+}
+
 /// Replaces scores by logits; returns maxima over `rows`, or over all if kAll.
 template <bool kAll>
 HWY_INLINE VF take_logits(float sm_scale, float soft_cap, std::uint64_t rows, float* s) {
@@ -72,7 +80,8 @@ HWY_INLINE VF take_logits(float sm_scale, float soft_cap, std::uint64_t rows, fl
   const VF lowest = hn::Neg(hn::Inf(d));
   const VF scale = hn::Set(d, sm_scale);
   VF top = lowest;
-  for (int row = 0; row < kTileRows; row += kN) {
+  const int end = rows_end<kAll>(rows);
+  for (int row = 0; row < end; row += kN) {
     VF logit = hn::Mul(scale, hn::LoadU(d, s + row));
     if (soft_cap > 0.0f) {
       const VF cap = hn::Set(d, soft_cap);
@@ -90,12 +99,14 @@ HWY_INLINE VF take_weights(float m, std::uint64_t rows, float* s) {
   const DF d;
   const VF top = hn::Set(d, m);
   VF sum = hn::Zero(d);
-  for (int row = 0; row < kTileRows; row += kN) {
+  const int end = rows_end<kAll>(rows);
+  for (int row = 0; row < end; row += kN) {
     const VF e = exp_of(hn::Sub(hn::LoadU(d, s + row), top));
     const VF weight = kAll ? e : hn::IfThenElseZero(rows_mask(rows, row), e);
     hn::StoreU(weight, d, s + row);
     sum = hn::Add(sum, weight);
   }
+  for (int row = end; row < kTileRows; row += kN) hn::StoreU(hn::Zero(d), d, s + row);
   return sum;
 }
 

@@ -1,4 +1,5 @@
-// Rows on their way into a cache: storage types with clamping, and the Hadamard transform in registers.
+// Rows on their way into a cache or to attention: storage types, with clamping or as they are, and the
+// Hadamard transform in registers.
 // Bits are those of cache/raw_store.cpp's plain loops and of transform/hadamard.hpp.
 
 #if defined(KVCODEC_CPU_TURN_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -34,6 +35,12 @@ struct Clamp {
   VU top;
   float limit_bits;
 };
+
+/// A LoadRow.
+template <DType kType>
+void load_whole_row(const void* from, std::int64_t n, float* to) {
+  for (std::int64_t i = 0; i < n; i += kN) hn::StoreU(load_row<kType>(from, i), DF(), to + i);
+}
 
 /// A LoadClamped.
 template <DType kType>

@@ -59,6 +59,14 @@ TEST_P(AppendKernels, LoadAndStoreAsThePlainLoops) {
         }
         EXPECT_EQ(table.store_clamped[index](x.data(), n, stored.data()), limited);
         ASSERT_TRUE(same_bytes(stored.data(), want.data(), bytes)) << to_string(type) << " " << n;
+        std::vector<float> whole(x.size());
+        table.load_row[index](raw.data(), n, whole.data());
+        for (int i = 0; i < n; ++i) {
+          const float got = whole[static_cast<std::size_t>(i)];
+          const float value = load_value(type, raw.data(), i);
+          ASSERT_TRUE(same_bytes(&got, &value, sizeof got) || (got != got && value != value))
+              << to_string(type) << " " << i << " of " << n << ": " << got << " not " << value;
+        }
         for (const float limit : {dtype_max(type), 1.0f}) {
           std::vector<float> loaded(x.size()), plain(x.size());
           limited = false;
