@@ -94,22 +94,24 @@ HWY_INLINE void add_pass(const Decoder& decoder, const HeadPlanes& at, int head_
   }
 }
 
-/// pass(w, acc) for any number of queries, in passes of 8 and 4 if kMost allows, 2 and 1.
+/// Passes of queries, each with its weights and its sums.
+template <class Pass>
+struct AddPasses {
+  int head_dim;
+  const float* w;
+  float* acc;
+  const Pass& pass;
+
+  template <int kQueries>
+  HWY_INLINE void run(int i) const {
+    pass.template run<kQueries>(w + i * kTileRows, acc + i * head_dim);
+  }
+};
+
+/// pass.run<n>(w, acc) for any number of queries.
 template <int kMost, class Pass>
 HWY_INLINE void add_queries(int head_dim, const float* w, int n_q, float* acc, const Pass& pass) {
-  const auto step = [&](int n) HWY_ATTR {
-    w += n * kTileRows;
-    acc += n * head_dim;
-    n_q -= n;
-  };
-  if constexpr (kMost >= 8) {
-    for (; n_q >= 8; step(8)) pass.template run<8>(w, acc);
-  }
-  if constexpr (kMost >= 4) {
-    for (; n_q >= 4; step(4)) pass.template run<4>(w, acc);
-  }
-  for (; n_q >= 2; step(2)) pass.template run<2>(w, acc);
-  if (n_q >= 1) pass.template run<1>(w, acc);
+  query_passes<kMost>(n_q, AddPasses<Pass>{head_dim, w, acc, pass});
 }
 
 template <class Decoder>

@@ -85,16 +85,17 @@ HWY_INLINE float quantize(const float* x, int n, std::int8_t* codes, int part_st
   return tiny ? 0.0f : largest * (1.0f / kCodeLimit<kParts>);
 }
 
-/// pass.run<n>(i) for any number of queries, in passes of 8 if the decoder allows it, 4, 2 and 1.
-template <class Bytes, class Pass>
+/// query_passes(), for these instructions: the compiler inlines only into functions that have them all.
+template <int kMost, class Pass>
 HWY_INLINE void byte_passes(int n_q, const Pass& pass) {
   int i = 0;
-  if constexpr (most_byte_queries<Bytes>() >= 8) {
+  if constexpr (kMost >= 8) {
     for (; n_q - i >= 8; i += 8) pass.template run<8>(i);
   }
   for (; n_q - i >= 4; i += 4) pass.template run<4>(i);
-  for (; n_q - i >= 2; i += 2) pass.template run<2>(i);
-  if (n_q - i >= 1) pass.template run<1>(i);
+  if (n_q - i == 3) pass.template run<3>(i);
+  else if (n_q - i == 2) pass.template run<2>(i);
+  else if (n_q - i == 1) pass.template run<1>(i);
 }
 
 }  // namespace kvcodec::cpu::HWY_NAMESPACE

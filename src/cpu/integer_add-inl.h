@@ -156,7 +156,8 @@ void add_integers(const TileFormat& f, const IntegerLevels& levels, const std::b
                   const float* w, int n_q, Ahead& ahead, float* acc) {
   const Bytes decoder(levels);
   const HeadPlanes at = planes_of(f, tile, head, ahead);
-  byte_passes<Bytes>(n_q, AddBytesPass<Bytes>{decoder, at, f.width, levels.unit, w, acc});
+  byte_passes<most_byte_queries<Bytes>()>(
+      n_q, AddBytesPass<Bytes>{decoder, at, f.width, levels.unit, w, acc});
 }
 
 }  // namespace kvcodec::cpu::HWY_NAMESPACE

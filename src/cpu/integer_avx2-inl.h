@@ -250,7 +250,7 @@ HWY_INLINE void sum_bytes(const Bytes& decoder, const Lines& lines, const CodeRo
 /// Vectors of a pass of kQueries queries: 8 accumulators at most.
 template <class Bytes, int kQueries>
 constexpr int byte_vectors() {
-  return kQueries >= 8 ? 1 : kQueries >= 4 ? 2 : 4;
+  return kQueries >= 8 ? 1 : kQueries >= 3 ? 2 : 4;
 }
 
 /// Queries of a pass.

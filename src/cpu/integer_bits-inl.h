@@ -235,18 +235,6 @@ constexpr int sign_vectors() {
   return HWY_TARGET == HWY_AVX2 || kQueries <= 4 ? 4 : 2;
 }
 
-/// pass.run<n>(i) for any number of queries.
-template <class Pass>
-HWY_INLINE void sign_passes(int n_q, const Pass& pass) {
-  int i = 0;
-  if constexpr (kSignQueries >= 8) {
-    for (; n_q - i >= 8; i += 8) pass.template run<8>(i);
-  }
-  for (; n_q - i >= 4; i += 4) pass.template run<4>(i);
-  for (; n_q - i >= 2; i += 2) pass.template run<2>(i);
-  if (n_q - i >= 1) pass.template run<1>(i);
-}
-
 // ---- Formats ----
 
 HWY_INLINE std::size_t bit_query_bytes(int width) {
@@ -327,7 +315,7 @@ inline void score_signs_integers(const TileFormat& f, const IntegerLevels&, cons
                                  int head, const float*, std::size_t, const std::byte* queries,
                                  int n_q, Ahead& ahead, float* scores) {
   const HeadPlanes at = planes_of(f, tile, head, ahead);
-  sign_passes(n_q, ScoreSignsPass{at, f.width, queries, scores});
+  byte_passes<kSignQueries>(n_q, ScoreSignsPass{at, f.width, queries, scores});
 }
 
 }  // namespace kvcodec::cpu::HWY_NAMESPACE

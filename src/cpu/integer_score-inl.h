@@ -111,9 +111,9 @@ void score_integers(const TileFormat& f, const IntegerLevels& levels, const std:
                     Ahead& ahead, float* scores) {
   const Bytes decoder(levels);
   const HeadPlanes at = planes_of(f, tile, head, ahead);
-  byte_passes<Bytes>(n_q,
-                     ScoreBytesPass<Bytes>{decoder, at, f.width, levels.unit,
-                                           reinterpret_cast<const IntegerQuery*>(queries), scores});
+  byte_passes<most_byte_queries<Bytes>()>(
+      n_q, ScoreBytesPass<Bytes>{decoder, at, f.width, levels.unit,
+                                 reinterpret_cast<const IntegerQuery*>(queries), scores});
 }
 
 /// Queries times the scales of one run of tokens, in bytes.
@@ -188,8 +188,9 @@ void score_run_integers(const TileFormat& f, const IntegerLevels& levels, const 
     for (int begin = 0; begin < kTileRows; begin += f.run) {
       const auto skip = static_cast<std::size_t>(begin / f.run * 2 * f.width);
       prepare_run<Bytes>(at.params, f.width, skip, q, q_stride, n, queries);
-      byte_passes<Bytes>(n, ScoreRunPass<Bytes>{decoder, at, f.width, begin, begin + f.run,
-                                                levels.unit, queries, scores});
+      byte_passes<most_byte_queries<Bytes>()>(
+          n, ScoreRunPass<Bytes>{decoder, at, f.width, begin, begin + f.run, levels.unit, queries,
+                                 scores});
     }
     q += static_cast<std::size_t>(n) * q_stride;
     scores += n * kTileRows;

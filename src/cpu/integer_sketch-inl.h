@@ -124,7 +124,8 @@ inline void score_sketch_integers(const SketchTiles& t, int head_dim, const std:
         split_bytes(split, levels, t, query, channels, sketch_query(t, queries, i));
       }
     }
-    sign_passes(n_q, ScoreSketchBytesPass{t, head_dim, bytes, q, queries, row, scores});
+    byte_passes<kSignQueries>(n_q,
+                              ScoreSketchBytesPass{t, head_dim, bytes, q, queries, row, scores});
   }
 }
 

@@ -261,6 +261,25 @@ HWY_NOINLINE void multiply_lines(const Decoder& decoder, const Lines& lines, con
 
 // ---- Shape of a pass ----
 
+/// pass.run<n>(i) for queries i .. i + n - 1 of n_q, in passes of 8 and 4 where kMost allows them, and of 3,
+/// 2 or 1 for the rest.
+template <int kMost, class Pass>
+HWY_INLINE void query_passes(int n_q, const Pass& pass) {
+  int i = 0;
+  if constexpr (kMost >= 8) {
+    for (; n_q - i >= 8; i += 8) pass.template run<8>(i);
+  }
+  if constexpr (kMost >= 4) {
+    for (; n_q - i >= 4; i += 4) pass.template run<4>(i);
+    if (n_q - i == 3) {
+      pass.template run<3>(i);
+      return;
+    }
+  }
+  for (; n_q - i >= 2; i += 2) pass.template run<2>(i);
+  if (n_q - i == 1) pass.template run<1>(i);
+}
+
 /// Queries that share one decoding.
 template <class Decoder>
 constexpr int max_queries() {

@@ -7,8 +7,10 @@
 #define KVCODEC_CPU_ROWS_INL_H_
 #endif
 
+#include "add-inl.h"
 #include "kvcodec/core/dtype.hpp"
-#include "lines-inl.h"
+#include "reduce-inl.h"
+#include "score-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvcodec::cpu::HWY_NAMESPACE {
@@ -46,37 +48,49 @@ HWY_INLINE void score_few(int head_dim, const void* k, std::int64_t row_stride, 
       for (int r = 0; r < kRows; ++r) acc[i][r] = hn::MulAdd(query, values[r], acc[i][r]);
     }
   }
+  alignas(64) float sums[kQueries * kRows + kReduced];
+  KVCODEC_UNROLL
+  for (int at = 0; at < kQueries * kRows; at += kReduced) {
+    VF part[kReduced];
+    KVCODEC_UNROLL
+    for (int k = 0; k < kReduced; ++k) {
+      part[k] = at + k < kQueries * kRows ? acc[(at + k) / kRows % kQueries][(at + k) % kRows]
+                                          : hn::Zero(DF());
+    }
+    store_four(DF(), reduce_each(SumOf(), DF(), part), sums + at);
+  }
   KVCODEC_UNROLL
   for (int i = 0; i < kQueries; ++i) {
     KVCODEC_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      scores[i * kTileRows + row + r] = hn::GetLane(hn::SumOfLanes(DF(), acc[i][r]));
-    }
-  }
-}
-
-template <DType kType, int kQueries>
-HWY_INLINE void score_rows_pass(int head_dim, const void* k, std::int64_t row_stride, int n_rows,
-                                const float* q, float* scores) {
-  constexpr int kRows = 8 / kQueries;
-  int row = 0;
-  for (; row + kRows <= n_rows; row += kRows) {
-    score_few<kType, kQueries, kRows>(head_dim, k, row_stride, row, q, scores);
-  }
-  for (; row < n_rows; ++row) {
-    score_few<kType, kQueries, 1>(head_dim, k, row_stride, row, q, scores);
+    for (int r = 0; r < kRows; ++r) scores[i * kTileRows + row + r] = sums[i * kRows + r];
   }
 }
 
 template <DType kType>
+struct ScoreRowsPass {
+  int head_dim;
+  const void* k;
+  std::int64_t row_stride;
+  int n_rows;
+
+  template <int kQueries>
+  HWY_INLINE void run(const QueryRows& q, float* scores) const {
+    constexpr int kRows = 8 / kQueries;
+    int row = 0;
+    for (; row + kRows <= n_rows; row += kRows) {
+      score_few<kType, kQueries, kRows>(head_dim, k, row_stride, row, q.data, scores);
+    }
+    for (; row < n_rows; ++row) {
+      score_few<kType, kQueries, 1>(head_dim, k, row_stride, row, q.data, scores);
+    }
+  }
+};
+
+template <DType kType>
 void score_rows(int head_dim, const void* k, std::int64_t row_stride, int n_rows, const float* q,
                 int n_q, float* scores) {
-  for (; n_q >= 4; n_q -= 4, q += 4 * head_dim, scores += 4 * kTileRows) {
-    score_rows_pass<kType, 4>(head_dim, k, row_stride, n_rows, q, scores);
-  }
-  for (; n_q > 0; --n_q, q += head_dim, scores += kTileRows) {
-    score_rows_pass<kType, 1>(head_dim, k, row_stride, n_rows, q, scores);
-  }
+  score_queries<4>({q, static_cast<std::size_t>(head_dim)}, n_q, scores,
+                   ScoreRowsPass<kType>{head_dim, k, row_stride, n_rows});
 }
 
 /// Weighted sums of 16 * kCount channels from `channel` on.
@@ -113,28 +127,30 @@ HWY_INLINE void add_channels(int head_dim, const void* v, std::int64_t row_strid
   }
 }
 
-template <DType kType, int kQueries>
-HWY_INLINE void add_rows_pass(int head_dim, const void* v, std::int64_t row_stride, int n_rows,
-                              const float* w, float* acc) {
-  constexpr int kCount = kN == 16 ? (kQueries == 1 ? 4 : 2) : (kQueries == 1 ? 2 : 1);
-  int channel = 0;
-  for (; channel + kCount * kLanes <= head_dim; channel += kCount * kLanes) {
-    add_channels<kType, kQueries, kCount>(head_dim, v, row_stride, n_rows, channel, w, acc);
+template <DType kType>
+struct AddRowsPass {
+  int head_dim;
+  const void* v;
+  std::int64_t row_stride;
+  int n_rows;
+
+  template <int kQueries>
+  HWY_INLINE void run(const float* w, float* acc) const {
+    constexpr int kCount = kN == 16 ? (kQueries == 1 ? 4 : 2) : (kQueries == 1 ? 2 : 1);
+    int channel = 0;
+    for (; channel + kCount * kLanes <= head_dim; channel += kCount * kLanes) {
+      add_channels<kType, kQueries, kCount>(head_dim, v, row_stride, n_rows, channel, w, acc);
+    }
+    for (; channel < head_dim; channel += kLanes) {
+      add_channels<kType, kQueries, 1>(head_dim, v, row_stride, n_rows, channel, w, acc);
+    }
   }
-  for (; channel < head_dim; channel += kLanes) {
-    add_channels<kType, kQueries, 1>(head_dim, v, row_stride, n_rows, channel, w, acc);
-  }
-}
+};
 
 template <DType kType>
 void add_rows(int head_dim, const void* v, std::int64_t row_stride, int n_rows, const float* w,
               int n_q, float* acc) {
-  for (; n_q >= 4; n_q -= 4, w += 4 * kTileRows, acc += 4 * head_dim) {
-    add_rows_pass<kType, 4>(head_dim, v, row_stride, n_rows, w, acc);
-  }
-  for (; n_q > 0; --n_q, w += kTileRows, acc += head_dim) {
-    add_rows_pass<kType, 1>(head_dim, v, row_stride, n_rows, w, acc);
-  }
+  add_queries<4>(head_dim, w, n_q, acc, AddRowsPass<kType>{head_dim, v, row_stride, n_rows});
 }
 
 }  // namespace kvcodec::cpu::HWY_NAMESPACE

@@ -144,22 +144,25 @@ HWY_INLINE void score_runs_pass(const Decoder& decoder, const HeadPlanes& at, in
   }
 }
 
-/// pass(queries, q, scores) for any number of queries, in passes of 8 and 4 if kMost allows, 2 and 1.
+/// Passes of queries, each with its rows and its scores.
+template <class Pass>
+struct ScorePasses {
+  QueryRows q;
+  float* scores;
+  const Pass& pass;
+
+  template <int kQueries>
+  HWY_INLINE void run(int i) const {
+    pass.template run<kQueries>(
+        QueryRows{q.data + static_cast<std::size_t>(i) * q.stride, q.stride},
+        scores + i * kTileRows);
+  }
+};
+
+/// pass.run<n>(q, scores) for any number of queries.
 template <int kMost, class Pass>
 HWY_INLINE void score_queries(QueryRows q, int n_q, float* scores, const Pass& pass) {
-  const auto step = [&](int n) HWY_ATTR {
-    q.data += static_cast<std::size_t>(n) * q.stride;
-    scores += n * kTileRows;
-    n_q -= n;
-  };
-  if constexpr (kMost >= 8) {
-    for (; n_q >= 8; step(8)) pass.template run<8>(q, scores);
-  }
-  if constexpr (kMost >= 4) {
-    for (; n_q >= 4; step(4)) pass.template run<4>(q, scores);
-  }
-  for (; n_q >= 2; step(2)) pass.template run<2>(q, scores);
-  if (n_q >= 1) pass.template run<1>(q, scores);
+  query_passes<kMost>(n_q, ScorePasses<Pass>{q, scores, pass});
 }
 
 template <class Decoder>

@@ -122,64 +122,66 @@ struct ScoreSketchPass {
   }
 };
 
-/// Signs s .. s + 63 of the sketches of kQueries queries. The number of signs may be an odd multiple of 32:
-/// then the second half is the first again.
-template <int kQueries>
+/// Signs s .. s + kParts * N - 1 of the sketches of kQueries queries.
+template <int kQueries, int kParts>
 HWY_INLINE void project_signs(const SketchTiles& t, int head_dim, const float* q, int s,
                               std::size_t out_stride, float* out) {
-  constexpr int kParts = 32 / kN;
-  const int second = s + 32 < t.n_signs ? 32 : 0;
-  VF sum[kQueries][2 * kParts];
+  VF sum[kQueries][kParts];
   KVCODEC_UNROLL
   for (int i = 0; i < kQueries; ++i) {
     KVCODEC_UNROLL
-    for (int p = 0; p < 2 * kParts; ++p) sum[i][p] = hn::Zero(DF());
+    for (int p = 0; p < kParts; ++p) sum[i][p] = hn::Zero(DF());
   }
   const float* column = t.columns + s;
   for (int c = 0; c < head_dim; ++c, column += t.column_stride) {
-    VF signs[2 * kParts];
+    VF signs[kParts];
     KVCODEC_UNROLL
-    for (int p = 0; p < kParts; ++p) {
-      signs[p] = hn::LoadU(DF(), column + p * kN);
-      signs[kParts + p] = hn::LoadU(DF(), column + second + p * kN);
-    }
+    for (int p = 0; p < kParts; ++p) signs[p] = hn::LoadU(DF(), column + p * kN);
     KVCODEC_UNROLL
     for (int i = 0; i < kQueries; ++i) {
       const VF x = hn::Set(DF(), q[i * head_dim + c]);
       KVCODEC_UNROLL
-      for (int p = 0; p < 2 * kParts; ++p) sum[i][p] = hn::MulAdd(x, signs[p], sum[i][p]);
+      for (int p = 0; p < kParts; ++p) sum[i][p] = hn::MulAdd(x, signs[p], sum[i][p]);
     }
   }
   KVCODEC_UNROLL
   for (int i = 0; i < kQueries; ++i) {
     float* to = out + static_cast<std::size_t>(i) * out_stride + s;
     KVCODEC_UNROLL
-    for (int p = 0; p < kParts; ++p) {
-      hn::StoreU(sum[i][p], DF(), to + p * kN);
-      hn::StoreU(sum[i][kParts + p], DF(), to + second + p * kN);
-    }
+    for (int p = 0; p < kParts; ++p) hn::StoreU(sum[i][p], DF(), to + p * kN);
   }
 }
 
-/// Queries that share the loads of S: 16 sums at most.
-inline constexpr int kProjected = kN == 16 ? 4 : 1;
+/// Queries that share the loads of S, in kParts sums each.
+struct ProjectPass {
+  const SketchTiles& t;
+  int head_dim;
+  const float* q;
+  std::size_t out_stride;
+  float* out;
+
+  template <int kQueries>
+  HWY_INLINE void run(int i) const {
+    constexpr int kParts = kN == 16 ? 4 : kQueries >= 3 ? 2 : 4;
+    constexpr int kRest = 32 / kN;  // there are whole words of signs
+    const float* query = q + i * head_dim;
+    float* to = out + static_cast<std::size_t>(i) * out_stride;
+    int s = 0;
+    for (; s + kParts * kN <= t.n_signs; s += kParts * kN) {
+      project_signs<kQueries, kParts>(t, head_dim, query, s, out_stride, to);
+    }
+    if constexpr (kParts > kRest) {
+      if (s < t.n_signs) {
+        project_signs<kQueries, kRest>(t, head_dim, query, s, out_stride, to);
+      }
+    }
+  }
+};
 
 /// A ProjectQueries.
 inline void project_queries(const SketchTiles& t, int head_dim, const float* q, int n_q,
                             std::size_t out_stride, float* out) {
-  int i = 0;
-  for (; i + kProjected <= n_q; i += kProjected) {
-    for (int s = 0; s < t.n_signs; s += 64) {
-      project_signs<kProjected>(t, head_dim, q + i * head_dim, s, out_stride,
-                                out + static_cast<std::size_t>(i) * out_stride);
-    }
-  }
-  for (; i < n_q; ++i) {
-    for (int s = 0; s < t.n_signs; s += 64) {
-      project_signs<1>(t, head_dim, q + i * head_dim, s, out_stride,
-                       out + static_cast<std::size_t>(i) * out_stride);
-    }
-  }
+  query_passes<4>(n_q, ProjectPass{t, head_dim, q, out_stride, out});
 }
 
 /// A ScoreSketch.
