@@ -11,7 +11,9 @@
 
 #define HWY_WANT_AVX3_DL 1
 #undef HWY_DISABLED_TARGETS
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(KVCODEC_NO_AVX512)
+#define HWY_DISABLED_TARGETS (~(HWY_AVX2 | HWY_EMU128 | HWY_SCALAR))
+#elif defined(__x86_64__) || defined(_M_X64)
 #define HWY_DISABLED_TARGETS (~(HWY_AVX3_DL | HWY_AVX2 | HWY_EMU128 | HWY_SCALAR))
 #endif
 

@@ -1,0 +1,1 @@
+// Empty: what precompiles headers must compile something (tests/CMakeLists.txt).
