@@ -232,7 +232,7 @@ TEST_P(IntegerKernels, TheLargestSumsFit) {
     std::vector<float> q(at(kSigns, head_dim)), w(at(kSigns, kTileRows));
     const auto fill = [&](std::vector<float>& x, int width) {
       for (int e = 0; e < width; ++e) {
-        x[at(0, 1) + at(e, 1)] = 1.0f;
+        x[at(0, width) + at(e, 1)] = 1.0f;
         x[at(1, width) + at(e, 1)] = -1.0f;
         x[at(2, width) + at(e, 1)] = e % 4 < 2 ? 1.0f : -1.0f;
         x[at(3, width) + at(e, 1)] = e % 5 < 2 ? 1.0f : -0.5f;

@@ -19,7 +19,7 @@
 namespace kvcodec {
 namespace {
 
-constexpr int kQueryCounts[] = {1, 2, 3, 4, 5, 8, 9, 16};
+constexpr int kQueryCounts[] = {1, 2, 3, 4, 5, 7, 8, 9, 16};
 constexpr int kHeadDims[] = {64, 80, 96, 112, 128, 256};
 
 /// Error of a sum of products in f32: a few roundings of the sum of magnitudes.
@@ -333,6 +333,40 @@ TEST_P(CodebookKernels, Values) {
 }
 
 INSTANTIATE_TEST_SUITE_P(EveryIsa, CodebookKernels, testing::ValuesIn(available_cpu_isas()),
+                         [](const auto& at) { return at.param; });
+
+class SketchQueries : public testing::TestWithParam<std::string> {};
+
+// Any number of queries at a time, sketches of whole and of half vectors of words.
+TEST_P(SketchQueries, AreThoseOfTheCodec) {
+  const test::IsaGuard guard(GetParam());
+  for (const char* spec : {"qjl:m64", "qjl:m96", "qjl:m256", "qjl:m256:o8:exact", "qjl:m1024"}) {
+    for (const int head_dim : kHeadDims) {
+      const AnyCodec codec = make_codec(spec).with_tables(head_dim);
+      if (!codec.supports(head_dim)) continue;
+      const int width = codec.query_width(head_dim);
+      const cpu::KeyKernel kernel(cpu::kernels(), codec, head_dim, false, false);
+      const std::vector<float> q = gaussian(cells(16, head_dim), 9);
+      std::vector<float> want(cells(16, width)), alone(want);
+      for (int i = 0; i < 16; ++i) {
+        codec.prepare_query(head_dim, &q[cells(i, head_dim)], &want[cells(i, width)]);
+        kernel.widen(codec, &q[cells(i, head_dim)], 1, &alone[cells(i, width)]);
+      }
+      for (const int n_q : kQueryCounts) {
+        const std::string at = GetParam() + " " + spec + " head_dim " + std::to_string(head_dim) +
+                               " n_q " + std::to_string(n_q);
+        std::vector<float> got(cells(n_q, width), NAN);
+        kernel.widen(codec, q.data(), n_q, got.data());
+        for (std::size_t i = 0; i < got.size(); ++i) {
+          ASSERT_NEAR(got[i], want[i], 1e-4f) << at << " element " << i;
+        }
+        ASSERT_TRUE(std::equal(got.begin(), got.end(), alone.begin())) << at;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryIsa, SketchQueries, testing::ValuesIn(available_cpu_isas()),
                          [](const auto& at) { return at.param; });
 
 class RowKernels : public testing::TestWithParam<std::tuple<std::string, DType>> {};
