@@ -132,16 +132,18 @@ struct ByteTable {
   __m256i table;
 };
 
-/// With 32 steps, one product less per 16, 4-bit attention of few keys was up to a quarter less exact.
+/// Of 4 and of 2 bits. With 32 steps 4 bits would share sums of 16 bits as those of 3 do, but attention
+/// whose weight lies on few keys was up to a quarter less exact.
 template <int kBits>
-struct TableBytes : ByteTable<8 / kBits, kBits == 4 ? 64 : 15> {
+using WordTable = ByteTable<8 / kBits, kBits == 4 ? 64 : 15>;
+
+template <int kBits>
+struct TableBytes : WordTable<kBits> {
   using Loaded = VU;
   static constexpr int kPerWord = 32 / kBits;
   static constexpr bool kHighPlane = false;
 
-  HWY_INLINE explicit TableBytes(const IntegerLevels& levels)
-      : ByteTable < 8 / kBits,
-  kBits == 4 ? 64 : 15 > (levels) {}
+  HWY_INLINE explicit TableBytes(const IntegerLevels& levels) : WordTable<kBits>(levels) {}
 
   template <int kStep>
   HWY_INLINE __m256i bytes(VU word) const {

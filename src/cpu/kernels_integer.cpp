@@ -10,12 +10,10 @@
 #if !defined(KVCODEC_NO_SIMD)
 
 #define HWY_WANT_AVX3_DL 1
-#undef HWY_DISABLED_TARGETS
-#if defined(KVCODEC_NO_AVX512)
-#define HWY_DISABLED_TARGETS (~(HWY_AVX2 | HWY_EMU128 | HWY_SCALAR))
-#elif defined(__x86_64__) || defined(_M_X64)
-#define HWY_DISABLED_TARGETS (~(HWY_AVX3_DL | HWY_AVX2 | HWY_EMU128 | HWY_SCALAR))
+#if !defined(KVCODEC_AVX512_TARGET)  // this file includes itself
+#define KVCODEC_AVX512_TARGET HWY_AVX3_DL
 #endif
+#include "simd_targets.hpp"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "src/cpu/kernels_integer.cpp"
