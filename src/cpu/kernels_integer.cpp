@@ -117,12 +117,14 @@ constexpr int kTried = 8;
 /// To nearest, |x| <= 127. Calls of std::round would be most of the time of a short call of attention.
 int rounded(float x) noexcept { return static_cast<int>(x + 256.5f) - 256; }
 
-/// Of `most`, most - 1, .. steps to the largest of levels x [kMostLevels], the steps per 1 that lose least, the sum of
-/// squares, when levels are rounded to them.
+/// Of `most`, most - 1, .. steps to the largest of levels x [kMostLevels], the steps per 1 that lose least when levels
+/// are rounded to them and four rows are averaged: single errors become smaller in that, their mean does not.
+/// NF4 in 124 steps has the smallest squares, but a mean that is half of the error of a long attention's output.
 float best_steps(const float* x, float largest, int most) noexcept {
   float scale[kTried];
   float unit[kTried];
-  float loss[kTried] = {};
+  float sum[kTried] = {};
+  float squares[kTried] = {};
   for (int t = 0; t < kTried; ++t) {
     scale[t] = static_cast<float>(most - t) / largest;
     unit[t] = 1.0f / scale[t];
@@ -130,9 +132,12 @@ float best_steps(const float* x, float largest, int most) noexcept {
   for (int i = 0; i < kMostLevels; ++i) {
     for (int t = 0; t < kTried; ++t) {
       const float error = x[i] - static_cast<float>(rounded(x[i] * scale[t])) * unit[t];
-      loss[t] += error * error;
+      sum[t] += error;
+      squares[t] += error * error;
     }
   }
+  float loss[kTried];
+  for (int t = 0; t < kTried; ++t) loss[t] = sum[t] * sum[t] + 4.0f * squares[t];
   return scale[std::min_element(loss, loss + kTried) - loss];
 }
 
