@@ -121,8 +121,9 @@ class Attention {
         tile += stream.tile_bytes;
       }
       if (case_.operation == Operation::step) {
-        table_.softmax_tile(case_.n_q, case_.head_dim, 0.088f, 0.0f, nullptr, scores_.data(),
-                            m_.data(), l_.data(), acc_.data());
+        cpu::Ahead nothing;
+        table_.softmax_tile(case_.n_q, case_.head_dim, 0.088f, 0.0f, nullptr, nothing,
+                            scores_.data(), m_.data(), l_.data(), acc_.data());
       }
       if (case_.operation != Operation::score) {
         cpu::Ahead ahead = ahead_of(stream, tile);
@@ -140,7 +141,11 @@ class Attention {
   cpu::Ahead ahead_of(const Stream& stream, const std::byte* tile) const {
     if (case_.hot) return {};
     const std::byte* next = tile + stream.stride;
-    return {next, next + stream.tile_bytes};
+    cpu::Ahead ahead;
+    ahead.at = next;
+    ahead.end = next + stream.tile_bytes;
+    ahead.pace = 1;
+    return ahead;
   }
 
   void score(const std::byte* tile, cpu::Ahead& ahead) {

@@ -137,13 +137,20 @@ class RowAttention {
       const TilePair next = row + kTileRows < n_encoded
                                 ? tiles_at(stream, row + kTileRows, head_in_page)
                                 : first_tiles(following);
-      cpu::Ahead keys = ahead_of(next.k, format.k_tile_bytes, format.k_span);
-      score_tile(u, now.k, keys, scratch);
-      keys.finish();
-      softmax(u, visible, scratch, state);
-      cpu::Ahead values = ahead_of(next.v, format.v_tile_bytes, format.v_span);
-      add_tile(u, now.v, values, scratch, state);
-      values.finish();
+      cpu::Ahead ahead = ahead_of(next, u.n_rows);
+      const cpu::Ahead here = ahead_of(now, 1);
+      const cpu::Ahead there = ahead;
+      score_tile(u, now.k, ahead, scratch);
+      if (ahead.at == there.at) ahead.finish();  // a kernel that does not ask itself
+      ahead.soon = here.then;
+      ahead.soon_end = here.then_end;
+      softmax(u, visible, ahead, scratch, state);
+      ahead.soon = there.at;
+      ahead.soon_end = there.end;
+      add_tile(u, now.v, ahead, scratch, state);
+      ahead.finish();
+      ahead.turn();
+      ahead.finish();
     }
     add_center(u, state);
   }
@@ -209,13 +216,22 @@ class RowAttention {
     return tiles_at(stream, 0, static_cast<int>(head % span));
   }
 
-  /// The part of a tile that holds the meant head.
-  static cpu::Ahead ahead_of(const TileRef<const std::byte>& t, std::size_t tile_bytes,
-                             int span) noexcept {
-    if (t.tile == nullptr) return {};
-    const std::size_t bytes = tile_bytes / static_cast<std::size_t>(span);
-    const std::byte* first = t.tile + static_cast<std::size_t>(t.head) * bytes;
-    return {first, first + bytes};
+  /// The parts of tiles that hold the meant head, to be fetched while n_q queries attend.
+  cpu::Ahead ahead_of(const TilePair& t, int n_q) const noexcept {
+    if (t.k.tile == nullptr) return {};
+    const PageFormat& format = view_.format;
+    const std::size_t k_bytes = format.k_tile_bytes / static_cast<std::size_t>(format.k_span);
+    const std::size_t v_bytes = format.v_tile_bytes / static_cast<std::size_t>(format.v_span);
+    cpu::Ahead ahead;
+    ahead.at = t.k.tile + static_cast<std::size_t>(t.k.head) * k_bytes;
+    ahead.end = ahead.at + k_bytes;
+    ahead.then = t.v.tile + static_cast<std::size_t>(t.v.head) * v_bytes;
+    ahead.then_end = ahead.then + v_bytes;
+    // Kernels step about eight times per query: 2 in scores, 2 in softmax, 4 in the sum of values.
+    const auto steps = static_cast<std::size_t>(8 * n_q);
+    const std::size_t lines = (k_bytes + v_bytes) / cpu::kCacheLine;
+    ahead.pace = 8 * lines <= 9 * steps ? 1 : 8 * lines <= 18 * steps ? 2 : 4;
+    return ahead;
   }
 
   void score_tile(const Unit& u, const TileRef<const std::byte>& t, cpu::Ahead& ahead,
@@ -277,7 +293,8 @@ class RowAttention {
     const int head_dim = view_.shape.head_dim;
     table_.score_rows[static_cast<int>(k_type)](head_dim, k, stride, span.n_rows, scratch.q,
                                                 u.n_rows, scratch.scores);
-    softmax(u, visible, scratch, state);
+    cpu::Ahead nothing;
+    softmax(u, visible, nothing, scratch, state);
     table_.add_rows[static_cast<int>(v_type)](head_dim, v, stride, span.n_rows, scratch.scores,
                                               u.n_rows, state.acc);
   }
@@ -305,10 +322,10 @@ class RowAttention {
     return any != 0;
   }
 
-  void softmax(const Unit& u, const std::uint64_t* visible, const Scratch& scratch,
-               const PartialState& state) const noexcept {
+  void softmax(const Unit& u, const std::uint64_t* visible, cpu::Ahead& ahead,
+               const Scratch& scratch, const PartialState& state) const noexcept {
     table_.softmax_tile(u.n_rows, view_.shape.head_dim, options_.sm_scale, options_.logits_soft_cap,
-                        visible, scratch.scores, state.m, state.l, state.acc);
+                        visible, ahead, scratch.scores, state.m, state.l, state.acc);
   }
 
   const KvView& view_;

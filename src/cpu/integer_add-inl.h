@@ -23,31 +23,24 @@ struct WeightBytes {
   float offset[kPlaces];  ///< sum of weight * zero
 };
 
-/// Weights of one query times the scales of a segment, 16 neighbours.
-HWY_INLINE void scaled_weights(const VF (&scale)[kTileRows / kN], const float* w, int first,
-                               VF (&out)[kVectors]) {
-  KVCODEC_UNROLL
-  for (int j = 0; j < kVectors; ++j) {
-    out[j] = hn::Mul(hn::LoadU(DF(), w + (first + j) * kN), scale[first + j]);
-  }
-}
-
 /// w [n_q, kTileRows], n_q <= kQueries. Weights that are not finite give any codes: the sum of the
 /// softmax is NaN as well then.
 template <class Bytes, int kQueries>
 HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w, int n_q,
                              WeightBytes<kQueries, Bytes::kParts>& out) {
   constexpr int kParts = Bytes::kParts;
-  VF scale[kTileRows / kN];
-  VF zero[kTileRows / kN];
+  constexpr int kCount = kTileRows / kN;
+  VF scale[kCount];
+  VF zero[kCount];
   KVCODEC_UNROLL
-  for (int v = 0; v < kTileRows / kN; ++v) {
+  for (int v = 0; v < kCount; ++v) {
     scale[v] = p.scales == nullptr ? hn::Set(DF(), p.factor) : load_scale(p, segment, v * kN);
     zero[v] = p.zeros == nullptr ? hn::Zero(DF()) : load_zero(p, segment, v * kN, scale[v]);
   }
   for (int first = 0; first < n_q; first += kReduced) {
     const int n = HWY_MIN(n_q - first, kReduced);
     const float* weights = w + first * kTileRows;
+    VF x[kReduced][kCount];
     VF top[kReduced];
     VF sum[kReduced];
     KVCODEC_UNROLL
@@ -56,15 +49,19 @@ HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w, int n
       if (i >= n) continue;
       LargestMultiplier<Bytes> most;
       KVCODEC_UNROLL
-      for (int v = 0; v < kTileRows / kN; v += kVectors) {
-        VF x[kVectors];
-        scaled_weights(scale, weights + i * kTileRows, v, x);
-        most.put(x);
+      for (int v = 0; v < kCount; v += kVectors) {
+        VF scaled[kVectors];
+        KVCODEC_UNROLL
+        for (int j = 0; j < kVectors; ++j) {
+          const VF weight = hn::LoadU(DF(), weights + i * kTileRows + (v + j) * kN);
+          x[i][v + j] = scaled[j] = hn::Mul(weight, scale[v + j]);
+        }
+        most.put(scaled);
       }
       top[i] = most.top();
       if (p.zeros == nullptr) continue;
       KVCODEC_UNROLL
-      for (int v = 0; v < kTileRows / kN; ++v) {
+      for (int v = 0; v < kCount; ++v) {
         sum[i] = hn::MulAdd(hn::LoadU(DF(), weights + i * kTileRows + v * kN), zero[v], sum[i]);
       }
     }
@@ -81,16 +78,10 @@ HWY_INLINE void weight_bytes(const Params& p, int segment, const float* w, int n
     KVCODEC_UNROLL
     for (int i = 0; i < kReduced; ++i) {
       if (i >= n) continue;
-      // Once more: those of four queries would not stay in registers.
       const VF factor = hn::Set(DF(), inverse[i]);
       KVCODEC_UNROLL
-      for (int v = 0; v < kTileRows / kN; v += kVectors) {
-        VF scaled[kVectors];
-        scaled_weights(scale, weights + i * kTileRows, v, scaled);
-        KVCODEC_UNROLL
-        for (int j = 0; j < kVectors; ++j) scaled[j] = hn::Mul(scaled[j], factor);
-        put_codes<kParts>(scaled, out.codes[first + i][0], v * kN, kTileRows, total[i]);
-      }
+      for (int v = 0; v < kCount; ++v) x[i][v] = hn::Mul(x[i][v], factor);
+      put_tile_codes<kParts>(x[i], out.codes[first + i][0], total[i]);
     }
     CodeSums<kParts>::template put_biases<Bytes::kZero>(total, out.bias[first]);
   }

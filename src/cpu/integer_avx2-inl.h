@@ -102,6 +102,17 @@ HWY_INLINE void put_codes(const VF (&scaled)[2], std::int8_t* codes, int at, int
   }
 }
 
+/// The same of a tile's rows to codes [kParts, kTileRows].
+template <int kParts>
+HWY_INLINE void put_tile_codes(const VF (&scaled)[kTileRows / kN], std::int8_t* codes,
+                               CodeSums<kParts>& sums) {
+  KVCODEC_UNROLL
+  for (int v = 0; v < kTileRows / kN; v += 2) {
+    const VF two[2] = {scaled[v], scaled[v + 1]};
+    put_codes<kParts>(two, codes, v * kN, kTileRows, sums);
+  }
+}
+
 /// Bytes from the start of a query's codes to that of channel `first`.
 template <int kParts>
 constexpr int code_offset(int first) {

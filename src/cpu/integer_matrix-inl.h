@@ -2,7 +2,9 @@
 // those of integer_vnni-inl.h and so are their conversions, so results are the same to the bit.
 //
 // A register of levels is 16 vectors as the decoders make them: a lane has four neighbours of the summed
-// axis, and a register 64 of it, which is a tile's rows and most groups of channels.
+// axis, and a register 64 of it, which is a tile's rows and most groups of channels. Codes of 8 bits are
+// loaded from the tile as they stand. Levels of tables are written to memory first, all of them before the
+// first is loaded: a load of a register waits until all stores before it are done.
 
 // For one target only, so an ordinary guard.
 #ifndef KVCODEC_CPU_INTEGER_MATRIX_INL_H_
@@ -47,26 +49,42 @@ HWY_INLINE void store_matrix(void* to, std::size_t stride) {
                : "memory");
 }
 
-/// sums += queries (signed) . levels (unsigned)
-template <int kSums, int kQueries, int kLevels>
+/// sums += queries (signed) . levels
+template <int kSums, int kQueries, int kLevels, bool kSignedLevels>
 HWY_INLINE void multiply_matrices() {
-  asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kQueries), "i"(kLevels));
+  if constexpr (kSignedLevels) {
+    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0"
+                 :
+                 : "i"(kSums), "i"(kQueries), "i"(kLevels));
+  } else {
+    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0"
+                 :
+                 : "i"(kSums), "i"(kQueries), "i"(kLevels));
+  }
 }
 
-// ---- One pass: some vectors of lanes, all queries ----
+// ---- Levels ----
 
-/// Vectors of lanes of a pass: four registers hold sums, of each part of the codes.
-template <class Bytes>
-inline constexpr int kMatrixVectors = 4 / Bytes::kParts;
+/// Vectors of lanes whose sums are made and used together: a pair.
+inline constexpr int kPair = 2;
 
-/// Sums of a pass [part][vector][query][lane].
-template <class Bytes>
-struct MatrixSums {
-  alignas(64) std::int32_t of[Bytes::kParts][kMatrixVectors<Bytes>][kMatrixRows][kLanes];
-};
+/// Levels of all vectors of a tile's side, one register each.
+inline constexpr int kMostPieces = kMaxHeadDim / kLanes;
 
+/// Where levels are decoded to: [piece][a quarter of kMatrixDepth].
+using MatrixLevels = std::uint8_t[kMostPieces][kMatrixDepth / 4][64];
+
+/// Whether codes are levels as they stand.
 template <class Bytes>
-using MatrixLevels = std::uint8_t[kMatrixVectors<Bytes>][kMatrixDepth / 4][64];
+inline constexpr bool kAsTheyStand = false;
+template <bool kSigned>
+inline constexpr bool kAsTheyStand<PlainBytes<kSigned>> = true;
+
+/// Whether products take levels as signed bytes, so that there is no bias.
+template <class Bytes>
+inline constexpr bool kSignedLevels = false;
+template <>
+inline constexpr bool kSignedLevels<PlainBytes<true>> = true;
 
 template <int kStep, class Bytes>
 HWY_INLINE void put_levels(const Bytes& decoder, const typename Bytes::Loaded& word,
@@ -75,117 +93,179 @@ HWY_INLINE void put_levels(const Bytes& decoder, const typename Bytes::Loaded& w
   if constexpr (kStep + 1 < Bytes::kSteps) put_levels<kStep + 1>(decoder, word, out);
 }
 
-/// Levels of kMatrixDepth neighbours of the summed axis, whose words `lines` has.
-template <class Bytes>
-HWY_INLINE void decode_matrices(const Bytes& decoder, const Lines& lines,
-                                MatrixLevels<Bytes>& levels) {
-  constexpr int kCount = kMatrixVectors<Bytes>;
-  Fetch<kCount * kCacheLine> fetch(lines.ahead);
+/// Levels of kCount vectors of lanes, kMatrixDepth neighbours of the summed axis each, whose words `lines` has, to
+/// `out` [kCount]. Returns where those of the first stand.
+template <int kCount, class Bytes>
+HWY_INLINE const std::uint8_t* decode_matrices(const Bytes& decoder, const Lines& lines,
+                                               std::uint8_t (*out)[kMatrixDepth / 4][64]) {
+  if constexpr (kAsTheyStand<Bytes>) return lines.data;
   KVCODEC_UNROLL
   for (int w = 0; w < kMatrixDepth / Bytes::kPerWord; ++w) {
-    fetch.step();
     KVCODEC_UNROLL
     for (int j = 0; j < kCount; ++j) {
-      put_levels<0>(decoder, load_word<Bytes>(lines, w, j), levels[j] + w * Bytes::kSteps);
+      put_levels<0>(decoder, load_word<Bytes>(lines, w, j), out[j] + w * Bytes::kSteps);
     }
   }
-  fetch.finish();
+  return out[0][0];
 }
 
-HWY_INLINE void clear_sums() {
-  clear_matrix<0>();
-  clear_matrix<1>();
-  clear_matrix<2>();
-  clear_matrix<3>();
-}
-
-/// Sums += codes of all queries . levels.
+/// Bytes from a vector's levels to the next's.
 template <class Bytes>
-HWY_INLINE void add_products(const CodeRows& codes, const MatrixLevels<Bytes>& levels) {
+HWY_INLINE std::size_t next_vector(const Lines& lines) {
+  return kAsTheyStand<Bytes> ? lines.stride : sizeof(MatrixLevels) / kMostPieces;
+}
+
+// ---- Sums of a pair ----
+
+/// Sums of a pair [part][vector][query][lane].
+template <class Bytes>
+struct PairSums {
+  alignas(64) std::int32_t of[Bytes::kParts][kPair][kMatrixRows][kLanes];
+};
+
+/// The register of sums of `part` and vector j. Codes of one byte leave two for the other pair.
+template <class Bytes, int kSide>
+constexpr int sum_register(int part, int j) {
+  return kPair * (Bytes::kParts == 2 ? part : kSide) + j;
+}
+
+template <class Bytes, int kSide>
+HWY_INLINE void clear_sums() {
+  clear_matrix<sum_register<Bytes, kSide>(0, 0)>();
+  clear_matrix<sum_register<Bytes, kSide>(0, 1)>();
+  if constexpr (Bytes::kParts == 2) {
+    clear_matrix<sum_register<Bytes, kSide>(1, 0)>();
+    clear_matrix<sum_register<Bytes, kSide>(1, 1)>();
+  }
+}
+
+/// Sums += codes of all queries . levels of two vectors, the second `next` bytes behind the first.
+template <class Bytes, int kSide>
+HWY_INLINE void add_products(const CodeRows& codes, const std::uint8_t* levels, std::size_t next) {
+  constexpr bool kSigned = kSignedLevels<Bytes>;
   load_matrix<4>(codes.data, codes.stride);
-  load_matrix<6>(levels[0], 64);
-  load_matrix<7>(levels[1], 64);
-  multiply_matrices<0, 4, 6>();
-  multiply_matrices<1, 4, 7>();
+  load_matrix<6>(levels, 64);
+  load_matrix<7>(levels + next, 64);
+  multiply_matrices<sum_register<Bytes, kSide>(0, 0), 4, 6, kSigned>();
+  multiply_matrices<sum_register<Bytes, kSide>(0, 1), 4, 7, kSigned>();
   if constexpr (Bytes::kParts == 2) {
     load_matrix<5>(codes.data + codes.part_stride, codes.stride);
-    multiply_matrices<2, 5, 6>();
-    multiply_matrices<3, 5, 7>();
-  } else {
-    load_matrix<6>(levels[2], 64);
-    load_matrix<7>(levels[3], 64);
-    multiply_matrices<2, 4, 6>();
-    multiply_matrices<3, 4, 7>();
+    multiply_matrices<sum_register<Bytes, kSide>(1, 0), 5, 6, kSigned>();
+    multiply_matrices<sum_register<Bytes, kSide>(1, 1), 5, 7, kSigned>();
   }
 }
 
-template <class Bytes>
-HWY_INLINE void store_sums(MatrixSums<Bytes>& sums) {
-  auto* all = &sums.of[0][0];
-  store_matrix<0>(all[0], 64);
-  store_matrix<1>(all[1], 64);
-  store_matrix<2>(all[2], 64);
-  store_matrix<3>(all[3], 64);
-}
-
-/// Sum of query i in vector j, its bias added.
-template <class Bytes>
-HWY_INLINE VF matrix_sum(const MatrixSums<Bytes>& sums, int i, int j, const Biases& bias) {
-  const std::int32_t* at = bias.data + static_cast<std::size_t>(i) * bias.stride;
-  __m512i total = _mm512_add_epi32(_mm512_load_si512(sums.of[0][j][i]), _mm512_set1_epi32(at[0]));
+template <class Bytes, int kSide>
+HWY_INLINE void store_sums(PairSums<Bytes>& sums) {
+  store_matrix<sum_register<Bytes, kSide>(0, 0)>(sums.of[0][0], 64);
+  store_matrix<sum_register<Bytes, kSide>(0, 1)>(sums.of[0][1], 64);
   if constexpr (Bytes::kParts == 2) {
-    const __m512i low = _mm512_add_epi32(_mm512_load_si512(sums.of[1][j][i]),
-                                         _mm512_set1_epi32(at[bias.part_stride]));
-    total = _mm512_add_epi32(_mm512_slli_epi32(total, 7), low);
+    store_matrix<sum_register<Bytes, kSide>(1, 0)>(sums.of[1][0], 64);
+    store_matrix<sum_register<Bytes, kSide>(1, 1)>(sums.of[1][1], 64);
   }
-  return VF{_mm512_cvtepi32_ps(total)};
+}
+
+/// Sums of query i in both vectors, its bias added.
+template <class Bytes>
+HWY_INLINE void pair_of_sums(const PairSums<Bytes>& sums, int i, const Biases& bias,
+                             VF (&out)[kPair]) {
+  const std::int32_t* at = bias.data + static_cast<std::size_t>(i) * bias.stride;
+  KVCODEC_UNROLL
+  for (int j = 0; j < kPair; ++j) {
+    __m512i total = _mm512_load_si512(sums.of[0][j][i]);
+    if constexpr (!kSignedLevels<Bytes>) total = _mm512_add_epi32(total, _mm512_set1_epi32(at[0]));
+    if constexpr (Bytes::kParts == 2) {
+      __m512i low = _mm512_load_si512(sums.of[1][j][i]);
+      if constexpr (!kSignedLevels<Bytes>) {
+        low = _mm512_add_epi32(low, _mm512_set1_epi32(at[bias.part_stride]));
+      }
+      total = _mm512_add_epi32(_mm512_slli_epi32(total, 7), low);
+    }
+    out[j] = VF{_mm512_cvtepi32_ps(total)};
+  }
 }
 
 // ---- Scores ----
 
+/// Scores, or what segment `segment` adds to them, of the rows of a pair from `row` on.
 template <class Bytes>
 HWY_INLINE void put_matrix_scores(const Params& p, int segment, int row, float level_unit,
-                                  const MatrixSums<Bytes>& sums, const IntegerQuery* q, int n_q,
-                                  float* scores) {
+                                  const PairSums<Bytes>& sums, const IntegerQuery* q, int n_q,
+                                  Ahead& ahead, float* scores) {
   constexpr std::size_t kInts = sizeof(IntegerQuery) / sizeof(std::int32_t);
   const Biases bias = {q->bias[0] + segment, kInts, kMaxIntegerSegments};
+  VF unit[kPair], zero[kPair];
   KVCODEC_UNROLL
-  for (int j = 0; j < kMatrixVectors<Bytes>; ++j) {
+  for (int j = 0; j < kPair; ++j) {
     const int at_row = row + j * kN;
     const VF scale = p.scales == nullptr ? hn::Set(DF(), p.factor) : load_scale(p, segment, at_row);
-    const VF unit = hn::Mul(scale, hn::Set(DF(), level_unit));
-    const VF zero = p.zeros == nullptr ? hn::Zero(DF()) : load_zero(p, segment, at_row, scale);
-    for (int i = 0; i < n_q; ++i) {
-      float* out = scores + i * kTileRows + at_row;
-      const VF part =
-          hn::Mul(matrix_sum<Bytes>(sums, i, j, bias), hn::Set(DF(), q[i].unit[segment]));
-      VF total = segment == 0 ? hn::Mul(part, unit) : hn::MulAdd(part, unit, hn::LoadU(DF(), out));
-      if (p.zeros != nullptr) total = hn::MulAdd(zero, hn::Set(DF(), q[i].sum[segment]), total);
+    unit[j] = hn::Mul(scale, hn::Set(DF(), level_unit));
+    zero[j] = p.zeros == nullptr ? hn::Zero(DF()) : load_zero(p, segment, at_row, scale);
+  }
+  for (int i = 0; i < n_q; ++i) {
+    VF sum[kPair];
+    pair_of_sums<Bytes>(sums, i, bias, sum);
+    KVCODEC_UNROLL
+    for (int j = 0; j < kPair; ++j) {
+      float* out = scores + i * kTileRows + row + j * kN;
+      const VF part = hn::Mul(sum[j], hn::Set(DF(), q[i].unit[segment]));
+      VF total =
+          segment == 0 ? hn::Mul(part, unit[j]) : hn::MulAdd(part, unit[j], hn::LoadU(DF(), out));
+      if (p.zeros != nullptr) total = hn::MulAdd(zero[j], hn::Set(DF(), q[i].sum[segment]), total);
       hn::StoreU(total, DF(), out);
     }
+    ahead.step();
   }
+}
+
+/// Where the levels of a segment of a K tile stand, those of 64 channels after one another.
+struct KeyLevels {
+  const std::uint8_t* of[kMaxHeadDim / kMatrixDepth];
+  std::size_t next;  ///< from a vector of rows to the next
+};
+
+template <class Bytes>
+HWY_INLINE KeyLevels decode_segment(const Bytes& decoder, const HeadPlanes& at, int width,
+                                    int segment, MatrixLevels& bytes) {
+  constexpr int kCount = kTileRows / kN;
+  KeyLevels levels = {};
+  for (int d = 0; d < at.params.length / kMatrixDepth; ++d) {
+    const int first = segment * at.params.length + d * kMatrixDepth;
+    const Lines lines = byte_key_lines<Bytes>(at, width, 0, first, kMatrixDepth);
+    levels.of[d] = decode_matrices<kCount>(decoder, lines, bytes + d * kCount);
+    levels.next = next_vector<Bytes>(lines);
+  }
+  return levels;
+}
+
+/// Sums of the rows of pair kSide, 0 or 1, in one segment.
+template <int kSide, class Bytes>
+HWY_INLINE void sum_rows(const KeyLevels& levels, int first, int length, const IntegerQuery* q,
+                         PairSums<Bytes>& sums) {
+  clear_sums<Bytes, kSide>();
+  for (int d = 0; d < length / kMatrixDepth; ++d) {
+    const int channel = first + d * kMatrixDepth;
+    add_products<Bytes, kSide>(CodeRows{q->codes[0] + code_offset<Bytes::kParts>(channel),
+                                        sizeof(IntegerQuery), kMaxHeadDim},
+                               levels.of[d] + kSide * kPair * levels.next, levels.next);
+  }
+  store_sums<Bytes, kSide>(sums);
 }
 
 /// scores [n_q, kTileRows], n_q <= kMatrixRows.
 template <class Bytes>
 HWY_INLINE void score_group(const Bytes& decoder, const HeadPlanes& at, int width, float level_unit,
                             const IntegerQuery* q, int n_q, float* scores) {
+  static_assert(kTileRows == 2 * kPair * kN);
   const Params& p = at.params;
-  alignas(64) MatrixLevels<Bytes> bytes;
-  MatrixSums<Bytes> sums;
-  for (int row = 0; row < kTileRows; row += kMatrixVectors<Bytes> * kN) {
-    for (int s = 0; s < p.n; ++s) {
-      clear_sums();
-      for (int first = s * p.length; first < (s + 1) * p.length; first += kMatrixDepth) {
-        decode_matrices<Bytes>(decoder, byte_key_lines<Bytes>(at, width, row, first, kMatrixDepth),
-                               bytes);
-        add_products<Bytes>(CodeRows{q->codes[0] + code_offset<Bytes::kParts>(first),
-                                     sizeof(IntegerQuery), kMaxHeadDim},
-                            bytes);
-      }
-      store_sums<Bytes>(sums);
-      put_matrix_scores<Bytes>(p, s, row, level_unit, sums, q, n_q, scores);
-    }
+  alignas(64) MatrixLevels bytes;
+  PairSums<Bytes> sums[2];
+  for (int s = 0; s < p.n; ++s) {
+    const KeyLevels levels = decode_segment<Bytes>(decoder, at, width, s, bytes);
+    sum_rows<0>(levels, s * p.length, p.length, q, sums[0]);
+    sum_rows<1>(levels, s * p.length, p.length, q, sums[1]);
+    put_matrix_scores<Bytes>(p, s, 0, level_unit, sums[0], q, n_q, *at.ahead, scores);
+    put_matrix_scores<Bytes>(p, s, kPair * kN, level_unit, sums[1], q, n_q, *at.ahead, scores);
   }
 }
 
@@ -210,21 +290,35 @@ void score_matrices(const TileFormat& f, const IntegerLevels& levels, const std:
 
 // ---- Sums of values ----
 
-/// acc += the vectors of channels from `channel` on.
+/// acc += a pair of vectors of channels, from `channel` on.
 template <class Bytes, class Weights>
-HWY_INLINE void add_matrix_sums(const MatrixSums<Bytes>& sums, const Weights& w, int n_q,
-                                float level_unit, int head_dim, int channel, float* acc) {
+HWY_INLINE void add_matrix_sums(const PairSums<Bytes>& sums, const Weights& w, bool offsets,
+                                int n_q, float level_unit, int head_dim, int channel, Ahead& ahead,
+                                float* acc) {
   const Biases bias = {w.bias[0], Bytes::kParts, 1};
   for (int i = 0; i < n_q; ++i) {
     const VF unit = hn::Set(DF(), w.unit[i] * level_unit);
     const VF offset = hn::Set(DF(), w.offset[i]);
+    VF sum[kPair];
+    pair_of_sums<Bytes>(sums, i, bias, sum);
     KVCODEC_UNROLL
-    for (int j = 0; j < kMatrixVectors<Bytes>; ++j) {
+    for (int j = 0; j < kPair; ++j) {
       float* out = acc + i * head_dim + channel + j * kN;
-      const VF before = hn::Add(hn::LoadU(DF(), out), offset);
-      hn::StoreU(hn::MulAdd(matrix_sum<Bytes>(sums, i, j, bias), unit, before), DF(), out);
+      VF before = hn::LoadU(DF(), out);
+      if (offsets) before = hn::Add(before, offset);
+      hn::StoreU(hn::MulAdd(sum[j], unit, before), DF(), out);
     }
+    ahead.step();
   }
+}
+
+/// Sums of the pair of channels whose levels are `levels`.
+template <int kSide, class Bytes>
+HWY_INLINE void sum_channels(const CodeRows& codes, const std::uint8_t* levels, std::size_t next,
+                             PairSums<Bytes>& sums) {
+  clear_sums<Bytes, kSide>();
+  add_products<Bytes, kSide>(codes, levels, next);
+  store_sums<Bytes, kSide>(sums);
 }
 
 /// acc [n_q, head_dim], n_q <= kMatrixRows.
@@ -232,20 +326,30 @@ template <class Bytes>
 HWY_INLINE void add_group(const Bytes& decoder, const HeadPlanes& at, int head_dim,
                           float level_unit, const float* w, int n_q, float* acc) {
   static_assert(kTileRows == kMatrixDepth);
-  constexpr int kCount = kMatrixVectors<Bytes>;
+  constexpr int kCount = 2 * kPair;
   const Params& p = at.params;
+  const bool offsets = p.zeros != nullptr;
   WeightBytes<kMatrixRows, Bytes::kParts> weights;
-  alignas(64) MatrixLevels<Bytes> bytes;
-  MatrixSums<Bytes> sums;
+  alignas(64) MatrixLevels bytes;
+  const std::uint8_t* levels[kMaxHeadDim / (kCount * kN)];
+  std::size_t next = 0;
+  for (int channel = 0; channel < head_dim; channel += kCount * kN) {
+    const Lines lines = value_lines<Bytes>(at, channel);
+    levels[channel / (kCount * kN)] = decode_matrices<kCount>(decoder, lines, bytes + channel / kN);
+    next = next_vector<Bytes>(lines);
+  }
+  PairSums<Bytes> sums[2];
   for (int s = 0; s < p.n; ++s) {
     weight_bytes<Bytes>(p, s, w, n_q, weights);
     const CodeRows codes = {weights.codes[0][0], Bytes::kParts * kTileRows, kTileRows};
     for (int channel = s * p.length; channel < (s + 1) * p.length; channel += kCount * kN) {
-      decode_matrices<Bytes>(decoder, value_lines<Bytes>(at, channel), bytes);
-      clear_sums();
-      add_products<Bytes>(codes, bytes);
-      store_sums<Bytes>(sums);
-      add_matrix_sums<Bytes>(sums, weights, n_q, level_unit, head_dim, channel, acc);
+      const std::uint8_t* first = levels[channel / (kCount * kN)];
+      sum_channels<0>(codes, first, next, sums[0]);
+      sum_channels<1>(codes, first + kPair * next, next, sums[1]);
+      add_matrix_sums<Bytes>(sums[0], weights, offsets, n_q, level_unit, head_dim, channel,
+                             *at.ahead, acc);
+      add_matrix_sums<Bytes>(sums[1], weights, offsets, n_q, level_unit, head_dim,
+                             channel + kPair * kN, *at.ahead, acc);
     }
   }
 }
@@ -255,7 +359,7 @@ template <class Bytes>
 void add_matrices(const TileFormat& f, const IntegerLevels& levels, const std::byte* tile, int head,
                   const float* w, int n_q, Ahead& ahead, float* acc) {
   const int length = segment_length(f);
-  if (!fills_matrices(n_q) || length % (kMatrixVectors<Bytes> * kN) != 0 || f.width % length != 0) {
+  if (!fills_matrices(n_q) || length % kMatrixDepth != 0 || f.width % length != 0) {
     add_integers<Bytes>(f, levels, tile, head, w, n_q, ahead, acc);
     return;
   }

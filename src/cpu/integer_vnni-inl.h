@@ -78,6 +78,36 @@ HWY_INLINE void put_codes(const VF (&scaled)[1], std::int8_t* codes, int at, int
   }
 }
 
+/// Bytes of 64 words of 16 bits, in their order after _mm512_packs_epi32 of two vectors each.
+HWY_INLINE __m512i bytes_in_order(__m512i low, __m512i high) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, high));
+}
+
+/// The same of a tile's rows to codes [kParts, kTileRows].
+template <int kParts>
+HWY_INLINE void put_tile_codes(const VF (&scaled)[kTileRows / kN], std::int8_t* codes,
+                               CodeSums<kParts>& sums) {
+  static_assert(kTileRows == 4 * kN);
+  const __m512i words[2] = {
+      _mm512_packs_epi32(_mm512_cvtps_epi32(scaled[0].raw), _mm512_cvtps_epi32(scaled[1].raw)),
+      _mm512_packs_epi32(_mm512_cvtps_epi32(scaled[2].raw), _mm512_cvtps_epi32(scaled[3].raw))};
+  __m512i part[kParts][2] = {{words[0], words[1]}};
+  if constexpr (kParts == 2) {
+    KVCODEC_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      part[0][i] = _mm512_srai_epi16(_mm512_add_epi16(words[i], _mm512_set1_epi16(64)), 7);
+      part[1][i] = _mm512_sub_epi16(words[i], _mm512_slli_epi16(part[0][i], 7));
+    }
+  }
+  KVCODEC_UNROLL
+  for (int p = 0; p < kParts; ++p) {
+    const __m512i bytes = bytes_in_order(part[p][0], part[p][1]);
+    sums.total[p] = _mm512_dpbusd_epi32(sums.total[p], _mm512_set1_epi8(1), bytes);
+    _mm512_store_si512(codes + p * kTileRows, bytes);
+  }
+}
+
 /// Bytes from the start of a query's codes to that of channel `first`.
 template <int kParts>
 constexpr int code_offset(int first) {

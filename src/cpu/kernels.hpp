@@ -105,8 +105,8 @@ using AddRows = void (*)(int head_dim, const void* v, std::int64_t row_stride, i
 /// logit = x = sm_scale * score, or soft_cap * tanh(x / soft_cap) where soft_cap > 0. Rows that do
 /// not take part get weight 0; a query with no such row keeps its state bit for bit.
 using SoftmaxTile = void (*)(int n_q, int head_dim, float sm_scale, float soft_cap,
-                             const std::uint64_t* visible, float* scores, float* m, float* l,
-                             float* acc);
+                             const std::uint64_t* visible, Ahead& ahead, float* scores, float* m,
+                             float* l, float* acc);
 
 /// out [head_dim] = acc * factor / l.
 using NormaliseRow = void (*)(int head_dim, const float* acc, float factor, float l, float* out);

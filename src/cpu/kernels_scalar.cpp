@@ -35,7 +35,8 @@ void add_rows(int head_dim, const void* v, std::int64_t row_stride, int n_rows, 
 }
 
 void softmax_tile(int n_q, int head_dim, float sm_scale, float soft_cap,
-                  const std::uint64_t* visible, float* scores, float* m, float* l, float* acc) {
+                  const std::uint64_t* visible, Ahead&, float* scores, float* m, float* l,
+                  float* acc) {
   for (int i = 0; i < n_q; ++i) {
     float* s = scores + i * kTileRows;
     const std::uint64_t rows = visible != nullptr ? visible[i] : ~std::uint64_t{0};

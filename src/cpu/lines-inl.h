@@ -117,6 +117,7 @@ class Fetch {
  public:
   HWY_INLINE explicit Fetch(Ahead* ahead) : ahead_(ahead), at_(nullptr), end_(nullptr) {
     if (ahead == nullptr) return;
+    ahead->turn();
     at_ = ahead->at;
     end_ = ahead->end;
   }

@@ -26,8 +26,9 @@ struct Step {
   std::vector<float> acc = std::vector<float>(kHeadDim);
 
   void run(std::uint64_t visible, float sm_scale = 1.0f, float soft_cap = 0.0f) {
-    cpu::kernels().softmax_tile(1, kHeadDim, sm_scale, soft_cap, &visible, scores.data(), &m, &l,
-                                acc.data());
+    cpu::Ahead nothing;
+    cpu::kernels().softmax_tile(1, kHeadDim, sm_scale, soft_cap, &visible, nothing, scores.data(),
+                                &m, &l, acc.data());
   }
 };
 
@@ -111,8 +112,9 @@ TEST_P(Softmax, NullMaskMeansAllRowsAndTheMaximumWeighsOne) {
     masked.scores[r] = open.scores[r] = 0.37f * static_cast<float>(r % 19);
   }
   masked.run(kAll);
-  cpu::kernels().softmax_tile(1, kHeadDim, 1.0f, 0.0f, nullptr, open.scores.data(), &open.m,
-                              &open.l, open.acc.data());
+  cpu::Ahead nothing;
+  cpu::kernels().softmax_tile(1, kHeadDim, 1.0f, 0.0f, nullptr, nothing, open.scores.data(),
+                              &open.m, &open.l, open.acc.data());
   EXPECT_EQ(masked.scores, open.scores);
   EXPECT_EQ(masked.l, open.l);
   EXPECT_EQ(open.scores[18], 1.0f);
@@ -175,14 +177,17 @@ TEST_P(Softmax, SoftCapIsAccurate) {
 }
 
 TEST_P(Softmax, QueriesAreIndependent) {
-  constexpr int kQueries = 5;
+  constexpr int kQueries = 21;
   std::mt19937 engine(12);
   std::normal_distribution<float> normal;
   std::vector<float> scores(kQueries * kTileRows), m(kQueries, 0.5f), l(kQueries, 1.0f);
   std::vector<float> acc(kQueries * kHeadDim);
   for (float& s : scores) s = normal(engine);
   for (float& a : acc) a = normal(engine);
-  const std::uint64_t visible[kQueries] = {kAll, 0, 1, kAll << 33, 0xff00ff00ff00ff00};
+  const std::uint64_t patterns[5] = {kAll, 0, 1, kAll << 33, 0xff00ff00ff00ff00};
+  std::uint64_t visible[kQueries];
+  for (std::size_t i = 0; i < kQueries; ++i) visible[i] = patterns[i % 5];
+  m[2] = m[19] = 9.0f;  // above all scores
   std::vector<Step> alone(kQueries);
   for (std::size_t i = 0; i < kQueries; ++i) {
     std::memcpy(alone[i].scores.data(), &scores[i * kTileRows], kTileRows * sizeof(float));
@@ -191,8 +196,9 @@ TEST_P(Softmax, QueriesAreIndependent) {
     alone[i].l = l[i];
     alone[i].run(visible[i], 0.7f);
   }
-  cpu::kernels().softmax_tile(kQueries, kHeadDim, 0.7f, 0.0f, visible, scores.data(), m.data(),
-                              l.data(), acc.data());
+  cpu::Ahead nothing;
+  cpu::kernels().softmax_tile(kQueries, kHeadDim, 0.7f, 0.0f, visible, nothing, scores.data(),
+                              m.data(), l.data(), acc.data());
   for (std::size_t i = 0; i < kQueries; ++i) {
     EXPECT_EQ(m[i], alone[i].m);
     EXPECT_EQ(l[i], alone[i].l);

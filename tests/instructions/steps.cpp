@@ -39,14 +39,15 @@ extern "C" [[gnu::noinline]] void measured_step(kvcodec::StepMemory& s) {
   const cpu::Kernels& table = cpu::kernels();
   std::byte* bytes = s.integers ? s.q_bytes.data()->bytes : nullptr;
   if (s.integers) s.score->prepare(s.codec, s.q.data(), kQueries, bytes);
-  cpu::Ahead keys{s.k.data(), s.k.data() + s.k.size()};
-  (*s.score)(s.codec, s.k.data(), 0, s.q.data(), bytes, kQueries, keys, s.scores.data());
-  keys.finish();
-  table.softmax_tile(kQueries, kDim, 0.088f, 0.0f, nullptr, s.scores.data(), s.m.data(), s.l.data(),
-                     s.acc.data());
-  cpu::Ahead values{s.v.data(), s.v.data() + s.v.size()};
-  (*s.add)(s.codec, s.v.data(), 0, s.scores.data(), kQueries, values, s.acc.data());
-  values.finish();
+  cpu::Ahead ahead{s.k.data(), s.k.data() + s.k.size(), s.v.data(), s.v.data() + s.v.size()};
+  ahead.pace = 2;
+  (*s.score)(s.codec, s.k.data(), 0, s.q.data(), bytes, kQueries, ahead, s.scores.data());
+  table.softmax_tile(kQueries, kDim, 0.088f, 0.0f, nullptr, ahead, s.scores.data(), s.m.data(),
+                     s.l.data(), s.acc.data());
+  (*s.add)(s.codec, s.v.data(), 0, s.scores.data(), kQueries, ahead, s.acc.data());
+  ahead.finish();
+  ahead.turn();
+  ahead.finish();
 }
 
 namespace kvcodec {
