@@ -138,14 +138,14 @@ class RowAttention {
                                 ? tiles_at(stream, row + kTileRows, head_in_page)
                                 : first_tiles(following);
       cpu::Ahead ahead = ahead_of(next, u.n_rows);
-      const cpu::Ahead here = ahead_of(now, 1);
+      const cpu::Ahead here = ahead_of(now, u.n_rows);
       const cpu::Ahead there = ahead;
       score_tile(u, now.k, ahead, scratch);
       if (ahead.at == there.at) ahead.finish();  // a kernel that does not ask itself
-      ahead.soon = here.then;
+      ahead.soon = here.then;  // read by the sum of values, next
       ahead.soon_end = here.then_end;
       softmax(u, visible, ahead, scratch, state);
-      ahead.soon = there.at;
+      ahead.soon = there.at;  // read by the next scores
       ahead.soon_end = there.end;
       add_tile(u, now.v, ahead, scratch, state);
       ahead.finish();

@@ -65,7 +65,9 @@ Machine this_machine() {
 }
 
 std::size_t rotated_bytes(const Machine& machine, std::size_t n_buffers) {
-  return std::min(4 * machine.l3_bytes, machine.memory_bytes / 2 / n_buffers);
+  constexpr std::size_t kLeast = std::size_t{64} << 20;
+  const std::size_t together = std::min(4 * machine.l3_bytes, machine.memory_bytes / 2);
+  return std::max(kLeast, together / n_buffers);
 }
 
 std::string today() {

@@ -15,8 +15,9 @@ struct Machine {
 
 Machine this_machine();
 
-/// Bytes that each of n_buffers rotates through in one measurement: four times the last-level cache, or
-/// less where that takes more than half of the memory. Between two visits of a byte all others are read.
+/// Bytes that each of n_buffers rotates through in one measurement: all together four times the last-level
+/// cache, at most half of the memory, each at least 64 MiB. Between two visits of a byte most others are
+/// read, so more would only be slower where addresses are translated twice (virtual machines).
 std::size_t rotated_bytes(const Machine& machine, std::size_t n_buffers);
 
 /// "2026-11-29", in UTC.

@@ -58,8 +58,7 @@ void add_bench(CLI::App& app, Run& run) {
   sub->add_option("--seconds", options->cpu.seconds, "of measuring per shape");
   sub->add_option(
       "--rotate", options->cpu.rotate_mib,
-      "MiB that each format cycles through (default: four times the last-level cache, or "
-      "its share of half of the memory)");
+      "MiB that each format cycles through (default: together four times the last-level cache)");
   sub->add_option("--shapes", options->shapes, "usual, or odd: head sizes, batches, lengths, AVX2")
       ->check(CLI::IsMember({"usual", "odd"}));
   sub->callback([options, &run] { run = [options] { return bench(*options); }; });

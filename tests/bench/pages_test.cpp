@@ -8,11 +8,13 @@
 namespace kvcodec::bench {
 namespace {
 
-TEST(RotatedBytes, FourCachesOrAShareOfHalfTheMemory) {
+TEST(RotatedBytes, TogetherFourCachesOrHalfTheMemory) {
   const Machine small{"small", 2, std::size_t{32} << 20, std::size_t{16} << 30};
-  EXPECT_EQ(rotated_bytes(small, 16), std::size_t{128} << 20);
+  EXPECT_EQ(rotated_bytes(small, 16), std::size_t{64} << 20);
   const Machine large_cache{"large cache", 2, std::size_t{480} << 20, std::size_t{16} << 30};
-  EXPECT_EQ(rotated_bytes(large_cache, 16), std::size_t{512} << 20);
+  EXPECT_EQ(rotated_bytes(large_cache, 16), std::size_t{120} << 20);
+  const Machine little_memory{"little memory", 2, std::size_t{480} << 20, std::size_t{2} << 30};
+  EXPECT_EQ(rotated_bytes(little_memory, 4), std::size_t{256} << 20);
   EXPECT_GT(this_machine().memory_bytes, std::size_t{64} << 20);
 }
 
