@@ -141,7 +141,6 @@ class RowAttention {
       const cpu::Ahead here = ahead_of(now, u.n_rows);
       const cpu::Ahead there = ahead;
       score_tile(u, now.k, ahead, scratch);
-      if (ahead.at == there.at) ahead.finish();  // a kernel that does not ask itself
       ahead.soon = here.then;  // read by the sum of values, next
       ahead.soon_end = here.then_end;
       softmax(u, visible, ahead, scratch, state);
