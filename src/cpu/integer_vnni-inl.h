@@ -67,7 +67,7 @@ HWY_INLINE void put_codes(const VF (&scaled)[1], std::int8_t* codes, int at, int
   const __m512i code = _mm512_cvtps_epi32(scaled[0].raw);
   __m512i part[2] = {code, code};
   if constexpr (kParts == 2) {
-    part[0] = _mm512_srai_epi32(_mm512_add_epi32(code, _mm512_set1_epi32(64)), 7);
+    part[0] = _mm512_srai_epi32(code, 7);
     part[1] = _mm512_sub_epi32(code, _mm512_slli_epi32(part[0], 7));
   }
   KVCODEC_UNROLL
@@ -96,7 +96,7 @@ HWY_INLINE void put_tile_codes(const VF (&scaled)[kTileRows / kN], std::int8_t* 
   if constexpr (kParts == 2) {
     KVCODEC_UNROLL
     for (int i = 0; i < 2; ++i) {
-      part[0][i] = _mm512_srai_epi16(_mm512_add_epi16(words[i], _mm512_set1_epi16(64)), 7);
+      part[0][i] = _mm512_srai_epi16(words[i], 7);
       part[1][i] = _mm512_sub_epi16(words[i], _mm512_slli_epi16(part[0][i], 7));
     }
   }
