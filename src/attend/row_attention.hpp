@@ -123,6 +123,7 @@ class RowAttention {
     const std::int64_t end = std::min(n_encoded, first_row + kSplitRows);
     const std::int32_t pos0 = view_.first_pos != nullptr ? view_.first_pos[stream] : 0;
     const cpu::KernelUnit unit(table_, u.n_rows);
+    const int pace = pace_of(u.n_rows);
     for (std::int64_t row = first_row; row < end; row += kTileRows) {
       const auto n_rows = static_cast<int>(std::min<std::int64_t>(kTileRows, end - row));
       const std::int64_t slot =
@@ -137,19 +138,18 @@ class RowAttention {
       const TilePair next = row + kTileRows < n_encoded
                                 ? tiles_at(stream, row + kTileRows, head_in_page)
                                 : first_tiles(following);
-      cpu::Ahead ahead = ahead_of(next, u.n_rows);
-      const cpu::Ahead here = ahead_of(now, u.n_rows);
-      const cpu::Ahead there = ahead;
+      const HeadPart keys = part_of(next.k, format.k_tile_bytes, format.k_span);
+      const HeadPart values = part_of(next.v, format.v_tile_bytes, format.v_span);
+      const HeadPart summed = part_of(now.v, format.v_tile_bytes, format.v_span);
+      cpu::Ahead ahead = {keys.begin, keys.end, values.begin, values.end, nullptr, nullptr, pace};
       score_tile(u, now.k, ahead, scratch);
-      ahead.soon = here.then;  // read by the sum of values, next
-      ahead.soon_end = here.then_end;
+      ahead.soon = summed.begin;
+      ahead.soon_end = summed.end;
       softmax(u, visible, ahead, scratch, state);
-      ahead.soon = there.at;  // read by the next scores
-      ahead.soon_end = there.end;
+      ahead.soon = keys.begin;
+      ahead.soon_end = keys.end;
       add_tile(u, now.v, ahead, scratch, state);
-      ahead.finish();
-      ahead.turn();
-      ahead.finish();
+      ahead.finish_both();
     }
     add_center(u, state);
   }
@@ -190,6 +190,12 @@ class RowAttention {
     TileRef<const std::byte> v;
   };
 
+  /// What a tile holds of one head; null: there is no tile.
+  struct HeadPart {
+    const std::byte* begin = nullptr;
+    const std::byte* end = nullptr;
+  };
+
   /// Up to kTileRows rows that are not encoded.
   struct RowSpan {
     Positions positions;
@@ -215,22 +221,24 @@ class RowAttention {
     return tiles_at(stream, 0, static_cast<int>(head % span));
   }
 
-  /// The parts of tiles that hold the meant head, to be fetched while n_q queries attend.
-  cpu::Ahead ahead_of(const TilePair& t, int n_q) const noexcept {
-    if (t.k.tile == nullptr) return {};
+  /// The part of a tile that holds the meant head.
+  static HeadPart part_of(const TileRef<const std::byte>& t, std::size_t tile_bytes,
+                          int span) noexcept {
+    if (t.tile == nullptr) return {};
+    const std::size_t bytes = tile_bytes / static_cast<std::size_t>(span);
+    const std::byte* first = t.tile + static_cast<std::size_t>(t.head) * bytes;
+    return {first, first + bytes};
+  }
+
+  /// Lines that kernels with n_q queries ask for per step (cpu::Ahead), so that a pair of tiles lasts for about
+  /// all steps: eight per query, 2 in scores, 2 in softmax, 4 in the sum of values.
+  int pace_of(int n_q) const noexcept {
     const PageFormat& format = view_.format;
-    const std::size_t k_bytes = format.k_tile_bytes / static_cast<std::size_t>(format.k_span);
-    const std::size_t v_bytes = format.v_tile_bytes / static_cast<std::size_t>(format.v_span);
-    cpu::Ahead ahead;
-    ahead.at = t.k.tile + static_cast<std::size_t>(t.k.head) * k_bytes;
-    ahead.end = ahead.at + k_bytes;
-    ahead.then = t.v.tile + static_cast<std::size_t>(t.v.head) * v_bytes;
-    ahead.then_end = ahead.then + v_bytes;
-    // Kernels step about eight times per query: 2 in scores, 2 in softmax, 4 in the sum of values.
+    const std::size_t bytes = format.k_tile_bytes / static_cast<std::size_t>(format.k_span) +
+                              format.v_tile_bytes / static_cast<std::size_t>(format.v_span);
+    const std::size_t lines = bytes / cpu::kCacheLine;
     const auto steps = static_cast<std::size_t>(8 * n_q);
-    const std::size_t lines = (k_bytes + v_bytes) / cpu::kCacheLine;
-    ahead.pace = 8 * lines <= 9 * steps ? 1 : 8 * lines <= 18 * steps ? 2 : 4;
-    return ahead;
+    return 8 * lines <= 9 * steps ? 1 : 8 * lines <= 18 * steps ? 2 : 4;
   }
 
   void score_tile(const Unit& u, const TileRef<const std::byte>& t, cpu::Ahead& ahead,

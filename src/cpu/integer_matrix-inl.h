@@ -68,11 +68,14 @@ HWY_INLINE void multiply_matrices() {
 /// Vectors of lanes whose sums are made and used together: a pair.
 inline constexpr int kPair = 2;
 
-/// Levels of all vectors of a tile's side, one register each.
-inline constexpr int kMostPieces = kMaxHeadDim / kLanes;
+/// Vectors of lanes of a piece, which is decoded at once: two pairs.
+inline constexpr int kSideVectors = 2 * kPair;
 
-/// Where levels are decoded to: [piece][a quarter of kMatrixDepth].
-using MatrixLevels = std::uint8_t[kMostPieces][kMatrixDepth / 4][64];
+/// Levels of all vectors of a tile's side, one register each.
+inline constexpr int kMostMatrices = kMaxHeadDim / kLanes;
+
+/// Where levels are decoded to: [vector of lanes][a quarter of kMatrixDepth].
+using MatrixLevels = std::uint8_t[kMostMatrices][kMatrixDepth / 4][64];
 
 /// Whether codes are levels as they stand.
 template <class Bytes>
@@ -93,26 +96,41 @@ HWY_INLINE void put_levels(const Bytes& decoder, const typename Bytes::Loaded& w
   if constexpr (kStep + 1 < Bytes::kSteps) put_levels<kStep + 1>(decoder, word, out);
 }
 
-/// Levels of kCount vectors of lanes, kMatrixDepth neighbours of the summed axis each, whose words `lines` has, to
-/// `out` [kCount]. Returns where those of the first stand.
-template <int kCount, class Bytes>
-HWY_INLINE const std::uint8_t* decode_matrices(const Bytes& decoder, const Lines& lines,
-                                               std::uint8_t (*out)[kMatrixDepth / 4][64]) {
-  if constexpr (kAsTheyStand<Bytes>) return lines.data;
+/// Levels of a piece, kMatrixDepth neighbours of the summed axis whose words `lines` has, to `out`.
+template <class Bytes>
+HWY_INLINE void decode_matrices(const Bytes& decoder, const Lines& lines,
+                                std::uint8_t (*out)[kMatrixDepth / 4][64]) {
   KVCODEC_UNROLL
   for (int w = 0; w < kMatrixDepth / Bytes::kPerWord; ++w) {
     KVCODEC_UNROLL
-    for (int j = 0; j < kCount; ++j) {
+    for (int j = 0; j < kSideVectors; ++j) {
       put_levels<0>(decoder, load_word<Bytes>(lines, w, j), out[j] + w * Bytes::kSteps);
     }
   }
-  return out[0][0];
 }
 
-/// Bytes from a vector's levels to the next's.
-template <class Bytes>
-HWY_INLINE std::size_t next_vector(const Lines& lines) {
-  return kAsTheyStand<Bytes> ? lines.stride : sizeof(MatrixLevels) / kMostPieces;
+/// Where the levels of a side stand: kSideVectors vectors of lanes per piece, `next` bytes after one another.
+struct SideLevels {
+  const std::uint8_t* of[kMostMatrices / kSideVectors];
+  std::size_t next;
+};
+
+/// Levels of n pieces, whose words lines_of(piece) has; decoded to `bytes` if they are not as they stand.
+template <class Bytes, class LinesOf>
+HWY_INLINE SideLevels decode_side(const Bytes& decoder, int n, const LinesOf& lines_of,
+                                  MatrixLevels& bytes) {
+  SideLevels levels = {{}, sizeof(bytes[0])};
+  for (int i = 0; i < n; ++i) {
+    const Lines lines = lines_of(i);
+    if constexpr (kAsTheyStand<Bytes>) {
+      levels.of[i] = lines.data;
+      levels.next = lines.stride;
+    } else {
+      decode_matrices<Bytes>(decoder, lines, bytes + i * kSideVectors);
+      levels.of[i] = bytes[i * kSideVectors][0];
+    }
+  }
+  return levels;
 }
 
 // ---- Sums of a pair ----
@@ -163,6 +181,17 @@ HWY_INLINE void store_sums(PairSums<Bytes>& sums) {
     store_matrix<sum_register<Bytes, kSide>(1, 0)>(sums.of[1][0], 64);
     store_matrix<sum_register<Bytes, kSide>(1, 1)>(sums.of[1][1], 64);
   }
+}
+
+/// Sums of pair kSide, 0 or 1, over n pieces from `piece` on, which follow one another in the codes as well.
+template <int kSide, class Bytes>
+HWY_INLINE void sum_pair(CodeRows codes, const SideLevels& levels, int piece, int n,
+                         PairSums<Bytes>& sums) {
+  clear_sums<Bytes, kSide>();
+  for (int i = piece; i < piece + n; ++i, codes.data += kMatrixDepth) {
+    add_products<Bytes, kSide>(codes, levels.of[i] + kSide * kPair * levels.next, levels.next);
+  }
+  store_sums<Bytes, kSide>(sums);
 }
 
 /// Sums of query i in both vectors, its bias added.
@@ -218,52 +247,25 @@ HWY_INLINE void put_matrix_scores(const Params& p, int segment, int row, float l
   }
 }
 
-/// Where the levels of a segment of a K tile stand, those of 64 channels after one another.
-struct KeyLevels {
-  const std::uint8_t* of[kMaxHeadDim / kMatrixDepth];
-  std::size_t next;  ///< from a vector of rows to the next
-};
-
-template <class Bytes>
-HWY_INLINE KeyLevels decode_segment(const Bytes& decoder, const HeadPlanes& at, int width,
-                                    int segment, MatrixLevels& bytes) {
-  constexpr int kCount = kTileRows / kN;
-  KeyLevels levels = {};
-  for (int d = 0; d < at.params.length / kMatrixDepth; ++d) {
-    const int first = segment * at.params.length + d * kMatrixDepth;
-    const Lines lines = byte_key_lines<Bytes>(at, width, 0, first, kMatrixDepth);
-    levels.of[d] = decode_matrices<kCount>(decoder, lines, bytes + d * kCount);
-    levels.next = next_vector<Bytes>(lines);
-  }
-  return levels;
-}
-
-/// Sums of the rows of pair kSide, 0 or 1, in one segment.
-template <int kSide, class Bytes>
-HWY_INLINE void sum_rows(const KeyLevels& levels, int first, int length, const IntegerQuery* q,
-                         PairSums<Bytes>& sums) {
-  clear_sums<Bytes, kSide>();
-  for (int d = 0; d < length / kMatrixDepth; ++d) {
-    const int channel = first + d * kMatrixDepth;
-    add_products<Bytes, kSide>(CodeRows{q->codes[0] + code_offset<Bytes::kParts>(channel),
-                                        sizeof(IntegerQuery), kMaxHeadDim},
-                               levels.of[d] + kSide * kPair * levels.next, levels.next);
-  }
-  store_sums<Bytes, kSide>(sums);
-}
-
 /// scores [n_q, kTileRows], n_q <= kMatrixRows.
 template <class Bytes>
 HWY_INLINE void score_group(const Bytes& decoder, const HeadPlanes& at, int width, float level_unit,
                             const IntegerQuery* q, int n_q, float* scores) {
-  static_assert(kTileRows == 2 * kPair * kN);
+  static_assert(kTileRows == kSideVectors * kN);
   const Params& p = at.params;
+  const int n_pieces = p.length / kMatrixDepth;
   alignas(64) MatrixLevels bytes;
   PairSums<Bytes> sums[2];
   for (int s = 0; s < p.n; ++s) {
-    const KeyLevels levels = decode_segment<Bytes>(decoder, at, width, s, bytes);
-    sum_rows<0>(levels, s * p.length, p.length, q, sums[0]);
-    sum_rows<1>(levels, s * p.length, p.length, q, sums[1]);
+    const int first = s * p.length;
+    const auto lines_of = [&](int piece) HWY_ATTR {
+      return byte_key_lines<Bytes>(at, width, 0, first + piece * kMatrixDepth, kMatrixDepth);
+    };
+    const SideLevels levels = decode_side<Bytes>(decoder, n_pieces, lines_of, bytes);
+    const CodeRows codes = {q->codes[0] + code_offset<Bytes::kParts>(first), sizeof(IntegerQuery),
+                            kMaxHeadDim};
+    sum_pair<0>(codes, levels, 0, n_pieces, sums[0]);
+    sum_pair<1>(codes, levels, 0, n_pieces, sums[1]);
     put_matrix_scores<Bytes>(p, s, 0, level_unit, sums[0], q, n_q, *at.ahead, scores);
     put_matrix_scores<Bytes>(p, s, kPair * kN, level_unit, sums[1], q, n_q, *at.ahead, scores);
   }
@@ -312,40 +314,26 @@ HWY_INLINE void add_matrix_sums(const PairSums<Bytes>& sums, const Weights& w, b
   }
 }
 
-/// Sums of the pair of channels whose levels are `levels`.
-template <int kSide, class Bytes>
-HWY_INLINE void sum_channels(const CodeRows& codes, const std::uint8_t* levels, std::size_t next,
-                             PairSums<Bytes>& sums) {
-  clear_sums<Bytes, kSide>();
-  add_products<Bytes, kSide>(codes, levels, next);
-  store_sums<Bytes, kSide>(sums);
-}
-
 /// acc [n_q, head_dim], n_q <= kMatrixRows.
 template <class Bytes>
 HWY_INLINE void add_group(const Bytes& decoder, const HeadPlanes& at, int head_dim,
                           float level_unit, const float* w, int n_q, float* acc) {
   static_assert(kTileRows == kMatrixDepth);
-  constexpr int kCount = 2 * kPair;
+  constexpr int kChannels = kSideVectors * kN;
   const Params& p = at.params;
   const bool offsets = p.zeros != nullptr;
   WeightBytes<kMatrixRows, Bytes::kParts> weights;
   alignas(64) MatrixLevels bytes;
-  const std::uint8_t* levels[kMaxHeadDim / (kCount * kN)];
-  std::size_t next = 0;
-  for (int channel = 0; channel < head_dim; channel += kCount * kN) {
-    const Lines lines = value_lines<Bytes>(at, channel);
-    levels[channel / (kCount * kN)] = decode_matrices<kCount>(decoder, lines, bytes + channel / kN);
-    next = next_vector<Bytes>(lines);
-  }
   PairSums<Bytes> sums[2];
+  const auto lines_of = [&](int piece)
+                            HWY_ATTR { return value_lines<Bytes>(at, piece * kChannels); };
+  const SideLevels levels = decode_side<Bytes>(decoder, head_dim / kChannels, lines_of, bytes);
   for (int s = 0; s < p.n; ++s) {
     weight_bytes<Bytes>(p, s, w, n_q, weights);
     const CodeRows codes = {weights.codes[0][0], Bytes::kParts * kTileRows, kTileRows};
-    for (int channel = s * p.length; channel < (s + 1) * p.length; channel += kCount * kN) {
-      const std::uint8_t* first = levels[channel / (kCount * kN)];
-      sum_channels<0>(codes, first, next, sums[0]);
-      sum_channels<1>(codes, first + kPair * next, next, sums[1]);
+    for (int channel = s * p.length; channel < (s + 1) * p.length; channel += kChannels) {
+      sum_pair<0>(codes, levels, channel / kChannels, 1, sums[0]);
+      sum_pair<1>(codes, levels, channel / kChannels, 1, sums[1]);
       add_matrix_sums<Bytes>(sums[0], weights, offsets, n_q, level_unit, head_dim, channel,
                              *at.ahead, acc);
       add_matrix_sums<Bytes>(sums[1], weights, offsets, n_q, level_unit, head_dim,

@@ -59,6 +59,13 @@ struct Ahead {
   void finish() noexcept {
     for (; at < end; at += kCacheLine) __builtin_prefetch(at, 0, 2);
   }
+
+  /// Asks for what is left of both parts.
+  void finish_both() noexcept {
+    finish();
+    turn();
+    finish();
+  }
 };
 
 }  // namespace kvcodec::cpu

@@ -185,32 +185,32 @@ HWY_INLINE void softmax_group(int n, int head_dim, float sm_scale, const std::ui
                               Ahead& ahead, float* scores, float* m, float* l, float* acc) {
   const DF d;
   const VF scale = hn::Set(d, sm_scale);
-  const auto of_row = [&](int i) HWY_ATTR { return kAll ? 0 : rows[i]; };
-  float top[kLanes + kN];
-  VF part[kReduced];
-  for (int first = 0; first < n; first += kReduced) {
+  // What `op` makes of some queries' results of each(query, visible rows, scores).
+  const auto reduced = [&](const auto& op, int first, const auto& each) HWY_ATTR {
+    VF part[kReduced];
     KVCODEC_UNROLL
     for (int i = 0; i < kReduced; ++i) {
       const int q = first + i;
       part[i] = hn::Zero(d);
       if (q >= n) continue;
-      part[i] = largest_logits<kAll>(scale, of_row(q), scores + q * kTileRows);
+      part[i] = each(q, kAll ? 0 : rows[q], scores + q * kTileRows);
       ahead.step();
     }
-    raise_maxima(reduce_each(MaxOf(), d, part), HWY_MIN(n - first, kReduced), head_dim, top + first,
-                 m + first, l + first, acc + first * head_dim);
+    return reduce_each(op, d, part);
+  };
+  float top[kLanes + kN];
+  for (int first = 0; first < n; first += kReduced) {
+    const VF largest = reduced(MaxOf(), first, [&](int, std::uint64_t seen, float* s) HWY_ATTR {
+      return largest_logits<kAll>(scale, seen, s);
+    });
+    raise_maxima(largest, HWY_MIN(n - first, kReduced), head_dim, top + first, m + first, l + first,
+                 acc + first * head_dim);
   }
   for (int first = 0; first < n; first += kReduced) {
-    KVCODEC_UNROLL
-    for (int i = 0; i < kReduced; ++i) {
-      const int q = first + i;
-      part[i] = hn::Zero(d);
-      if (q >= n) continue;
-      part[i] = take_weights<kAll>(scale, top[q], of_row(q), scores + q * kTileRows);
-      ahead.step();
-    }
+    const VF sum = reduced(SumOf(), first, [&](int q, std::uint64_t seen, float* s) HWY_ATTR {
+      return take_weights<kAll>(scale, top[q], seen, s);
+    });
     const MF which = hn::FirstN(d, static_cast<std::size_t>(HWY_MIN(n - first, kReduced)));
-    const VF sum = reduce_each(SumOf(), d, part);
     hn::BlendedStore(hn::Add(hn::MaskedLoad(which, d, l + first), sum), which, d, l + first);
   }
 }

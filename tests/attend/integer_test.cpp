@@ -349,7 +349,7 @@ TEST(IntegerLevels, FourBitFloatsAreExact) {
   }
 }
 
-// Every row's error counts in the same direction then: a mean of 1.3e-3 was half of an output's error.
+// What rounding changes on average goes into every row in the same direction and does not cancel.
 TEST(IntegerLevels, KeepTheMeanOfNormalFloats) {
   TileFormat f;
   ASSERT_TRUE(make_codec("nqkv:g64").tile_format(Side::value, 128, f));

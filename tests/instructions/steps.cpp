@@ -45,9 +45,7 @@ extern "C" [[gnu::noinline]] void measured_step(kvcodec::StepMemory& s) {
   table.softmax_tile(kQueries, kDim, 0.088f, 0.0f, nullptr, ahead, s.scores.data(), s.m.data(),
                      s.l.data(), s.acc.data());
   (*s.add)(s.codec, s.v.data(), 0, s.scores.data(), kQueries, ahead, s.acc.data());
-  ahead.finish();
-  ahead.turn();
-  ahead.finish();
+  ahead.finish_both();
 }
 
 namespace kvcodec {
